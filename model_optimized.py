@@ -29,6 +29,7 @@ from seqsetvae.training.optimizer import (
     adamw,
     backbone_groups,
     freeze,
+    note_pretrained,
     parameter_groups,
     rates_of_parts,
     set_training_mode,
@@ -85,6 +86,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self.variables = trained_on.variables
         self.tuning = tuning
         self.backbone = backbone
+        note_pretrained(backbone)
         self.spec = loss.spec
         self.head = build_head(backbone.pooled_width(self.pooling), head, self.spec.outputs)
         self.watched = f"val_{TASKS[self.spec.task].WATCHED}"

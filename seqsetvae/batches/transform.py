@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import NormalDist
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,14 @@ from seqsetvae.system.errors import InputError, named
 
 Z_SCORE = "z_score"
 QUANTILES = "quantiles"
+NORMAL_SCORES = "normal_scores"
 VALUE_TRANSFORM = "value_transform"  # the key in checkpoints that we write
 PRESENT = 1.0  # the value of an event of a rare variable, or of one that does not vary: that it occurred
 N_QUANTILES = 33
 MOST_EVENTS = 20_000_000  # training events that quantiles are computed from, evenly spaced, which bounds memory
 SCALE = 3**0.5  # half the range of a value of variance 1 that is uniformly distributed
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # ascending values, and the position of each
+OUTERMOST = 1 / 64  # shares end here and at 1 - 1/64, half a step between two quantiles: normal scores within ±2.15
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # ascending values, and what is read of each
 # (variable [E], value in its unit [E]) -> the value that the model reads [E]
 ValueChange = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[np.float64]]
 
@@ -71,6 +74,7 @@ class ZScore:
     trained so before there were transforms.
     """
 
+    NAME: ClassVar[str] = Z_SCORE
     clip: float | None = None  # standard deviations: z-scores beyond are set to this; None = no limit
     min_count: int = 0  # variables with fewer values in the training split are rare; 0 = none are
     rare: tuple[str, ...] = ()  # variables whose events have the value PRESENT
@@ -146,8 +150,14 @@ def _clipped(
 class Quantiles:
     """Values as positions among the training values of their variable, from -√3 to √3: uniform, with variance 1."""
 
+    NAME: ClassVar[str] = QUANTILES
     quantiles: dict[str, tuple[float, ...]]  # K ascending z-scores of each variable that is not rare
     min_count: int = 0  # variables with fewer values in the training split are rare; 0 = none are
+
+    @staticmethod
+    def read(share: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What is read of a value, from the share of training values below it."""
+        return SCALE * (2 * share - 1)
 
     @classmethod
     def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> Quantiles:
@@ -178,10 +188,10 @@ class Quantiles:
 
     def as_plain(self) -> dict[str, Any]:
         quantiles = {name: list(values) for name, values in self.quantiles.items()}
-        return {"name": QUANTILES, "quantiles": quantiles, "min_count": self.min_count}
+        return {"name": self.NAME, "quantiles": quantiles, "min_count": self.min_count}
 
     def options(self) -> dict[str, Any]:
-        return {"value_transform": QUANTILES, "min_count": self.min_count}
+        return {"value_transform": self.NAME, "min_count": self.min_count}
 
     def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> Quantiles:
         """Unchanged: a variable without quantiles is rare."""
@@ -193,22 +203,34 @@ class Quantiles:
 
     def change(self, cohort: Cohort) -> ValueChange:
         """Values → positions; quantiles are of z-scores, or of the values of variables without statistics."""
-        curves = [_curve(self.quantiles.get(name, ())) for name in cohort.vocabulary]
+        curves = [_curve(self.quantiles.get(name, ()), self.read) for name in cohort.vocabulary]
         return partial(_positions, cohort.variables.shift, cohort.variables.scale, curves)
 
     def __str__(self) -> str:
-        return f"quantiles of the training values (value_transform), {len(self.quantiles):,} variables"
+        words = self.NAME.replace("_", " ")
+        return f"{words} of the training values (value_transform), {len(self.quantiles):,} variables"
 
 
-def _curve(quantiles: tuple[float, ...]) -> Curve | None:
-    """Values and their positions, from the quantiles of a variable; None if they are all equal, or none.
+@dataclass(frozen=True)
+class NormalScores(Quantiles):
+    """Values as scores of a normal distribution of variance 1 at the share of training values below them."""
 
-    A value that several quantiles share, such as the best score, has the position in their middle.
+    NAME: ClassVar[str] = NORMAL_SCORES
+
+    @staticmethod
+    def read(share: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([NormalDist().inv_cdf(each) for each in share.clip(OUTERMOST, 1 - OUTERMOST).tolist()])
+
+
+def _curve(quantiles: tuple[float, ...], read: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Curve | None:
+    """Values and what is read of them, from the quantiles of a variable; None if they are all equal, or none.
+
+    A value that several quantiles share, such as the best score, has the share in their middle.
     """
     values, first, count = np.unique(quantiles, return_index=True, return_counts=True)
     if len(values) < 2:
         return None
-    return values, SCALE * (2 * (first + (count - 1) / 2) / (len(quantiles) - 1) - 1)
+    return values, read((first + (count - 1) / 2) / (len(quantiles) - 1))
 
 
 def _positions(
@@ -226,7 +248,7 @@ def _positions(
     return positions
 
 
-VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {Z_SCORE: ZScore, QUANTILES: Quantiles}
+VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {each.NAME: each for each in (ZScore, Quantiles, NormalScores)}
 PLAIN = ZScore()
 
 

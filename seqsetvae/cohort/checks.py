@@ -112,12 +112,17 @@ def check_folder(
 
 
 def check_source(
-    open_source: Callable[[Path], Opened], command: str, skip_bad: bool = False, work_dir: Path | None = None
+    open_source: Callable[[Path], Opened],
+    command: str,
+    skip_bad: bool = False,
+    work_dir: Path | None = None,
+    set_hours: float | None = None,
 ) -> Check:
     """Check a source of another origin before it is compiled; whatever is wrong with it is in the findings.
 
     `open_source` opens it for a cohort of the path that it gets, which is in a temporary folder below `work_dir`.
-    `command` compiles it; with `skip_bad` it leaves faulty stays out, so that they are no errors.
+    `command` compiles it; with `skip_bad` it leaves faulty stays out, so that they are no errors. `set_hours` is
+    that of compile_cohort.
 
     Raises:
         InputError: `work_dir` cannot be used.
@@ -126,7 +131,7 @@ def check_source(
     with _scratch(check, work_dir) as folder:
         opened = open_source(folder / "cohort")
         check.facts.append(opened.source.description)
-        cohort = compile_cohort(**vars(opened), out=folder / "cohort", skip_bad=True)
+        cohort = compile_cohort(**vars(opened), out=folder / "cohort", skip_bad=True, set_hours=set_hours)
         _describe(check, cohort, SideTables())
         faults = _skipped(cohort, WARNING if skip_bad else ERROR, "which --skip_bad leaves out")
         check.findings += [*labels(cohort), *faults]

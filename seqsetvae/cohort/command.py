@@ -19,7 +19,7 @@ from seqsetvae.cohort.export import add_export
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sidefiles import CACHED, STATS
 from seqsetvae.cohort.sources import SOURCES, Origin, recognise
-from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flags
+from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flags, compile_flags
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, SideFiles, add_label_flags
 from seqsetvae.cohort.variables import DEFAULT_WIDTH
 from seqsetvae.system.console import steady_output
@@ -71,7 +71,7 @@ def _run_source(origin: Origin, arguments: argparse.Namespace) -> int:
     """Compile what a source opens."""
     refuse_existing(arguments.out)
     opened = origin.open_source(arguments)
-    cohort = compile_cohort(**vars(opened), out=arguments.out, skip_bad=arguments.skip_bad, jobs=arguments.jobs)
+    cohort = compile_cohort(**vars(opened), out=arguments.out, **compile_flags(arguments))
     print(f"{cohort.path}\n{summary(cohort)}")
     return 0
 
@@ -87,7 +87,8 @@ def _run_check_of_source(origin: Origin, arguments: argparse.Namespace) -> int:
     def opened(out: Path) -> Opened:
         return origin.open_source(argparse.Namespace(**vars(arguments) | {"out": out}))
 
-    return _printed(check_source(opened, arguments.command, arguments.skip_bad, arguments.work_dir))
+    skip_bad, work_dir = arguments.skip_bad, arguments.work_dir
+    return _printed(check_source(opened, arguments.command, skip_bad, work_dir, arguments.set_hours))
 
 
 def _printed(check: Check) -> int:

@@ -49,6 +49,7 @@ def compile_cohort(
     imported: Imported | None = None,
     beside: Mapping[str, Path] = MappingProxyType({}),
     skip_bad: bool = False,
+    set_hours: float | None = None,
     jobs: int | None = None,
     progress: bool = True,
 ) -> Cohort:
@@ -62,6 +63,7 @@ def compile_cohort(
         imported: what an import adds to the cohort.
         beside: files to copy into the cohort by their names there, for models that will read it.
         skip_bad: leave faulty files out and list them in out/skipped.csv, instead of ending in one error about all.
+        set_hours: events of a stay within so many hours are one set; None = events of one time are.
         jobs: threads that read and cut; None = one per core. They do not change the result.
         progress: show a progress bar if stderr is a terminal.
 
@@ -76,7 +78,7 @@ def compile_cohort(
     with new_folder(out) as partial:
         unit = "file" if imported is None else "stay"
         tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit), LabelTable.from_dict(labels or {}))
-        tally.write_stays(source, stays, partial, jobs or os.cpu_count() or 1, progress)
+        tally.write_stays(source, stays, partial, jobs or os.cpu_count() or 1, progress, set_hours)
         if not skip_bad:
             _refuse_faults(tally, label_name)
         times = "minutes" if imported is None else imported.record.get("times", "minutes")
@@ -92,7 +94,8 @@ def compile_cohort(
             write_samples(partial, imported.samples, tally.skips)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         created = {"at": at, "compiler": COMPILER_VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
-        head = {"created": created, "source": source.description, "label_name": label_name, "vocabulary": vocabulary}
+        described = source.description + ("" if set_hours is None else f", in sets of {set_hours:g} hours")
+        head = {"created": created, "source": described, "label_name": label_name, "vocabulary": vocabulary}
         more = {} if imported is None else imported.as_plain()
         write_manifest(partial, head | more | _manifest(tally, skip_bad))
         open_cohort(partial, verify=False)  # what could not be read again must not take the name OUT
@@ -128,11 +131,19 @@ class _Tally:
             code[local] = self.code_of.setdefault(part.names[local], len(self.code_of))
         return code[part.variable]
 
-    def write_stays(self, source: Source, stays: Mapping[str, Stays], folder: Path, jobs: int, progress: bool) -> None:
+    def write_stays(
+        self,
+        source: Source,
+        stays: Mapping[str, Stays],
+        folder: Path,
+        jobs: int,
+        progress: bool,
+        set_hours: float | None,
+    ) -> None:
         """The first pass: write values in order and provisional codes, and note what was learned."""
 
         def read(some: Stays) -> tuple[CutRows, int]:
-            return cut(source.read(some)), len(some)
+            return cut(source.read(some), set_hours), len(some)
 
         self.skip(source.skips)
         n_stays = sum(map(len, stays.values()))

@@ -7,7 +7,7 @@ Letters: N stays in a chunk, E events (rows) in a chunk, S sets in a chunk.
 import io
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,12 @@ class CutRows:
     spans: StaySpans  # before anything was cut off
 
 
-def cut(rows: tidy.Rows) -> CutRows:
+def cut(rows: tidy.Rows, set_hours: float | None = None) -> CutRows:
     """Check rows, remove those from the prediction time on, put each stay in time order and cut it into sets.
 
-    With a set_index one set per value of it, in the order of (minute, set_index); without it one set per distinct
-    minute. Rows of a set keep the order of the file. Stays with a fault, and stays without rows, go to `skips`.
+    With `set_hours` one set per period of a stay; with a set_index one set per value of it, in the order of (minute,
+    set_index); without either one set per distinct minute. Rows of one time keep the order of the file. Stays with a
+    fault, and stays without rows, go to `skips`.
     """
     stays = rows.stays
     skips: list[tidy.Skip] = []
@@ -56,6 +57,7 @@ def cut(rows: tidy.Rows) -> CutRows:
         order = {number: at for at, number in enumerate(stays.stay_id.tolist())}
         skips.sort(key=lambda skip: order[skip.stay_id])
     rows, n_reordered = _in_time_order(rows)
+    rows = rows if set_hours is None else _in_periods(rows, set_hours)
     starts = _set_starts(rows)
     n_sets = np.bincount(rows.stay_of_row[starts], minlength=len(rows.stays)).astype(np.int64)
     n_events = np.diff(np.append(starts, len(rows.value)))
@@ -147,6 +149,19 @@ def _in_time_order(rows: tidy.Rows) -> tuple[tidy.Rows, int]:
     keys = [stay.astype(np.min_scalar_type(len(rows.stays))), rows.minute]  # small integers are sorted by their digits
     order = np.lexsort([*([] if rows.set_index is None else [rows.set_index]), *reversed(keys)])
     return rows.take(order), len(np.unique(stay[1:][late]))
+
+
+def _in_periods(rows: tidy.Rows, hours: float) -> tidy.Rows:
+    """Rows in time order, each at the minute of the last one of its period, so that no set has a row of later on.
+
+    Periods of so many hours are counted from the first row of each stay.
+    """
+    stay, minute, n = rows.stay_of_row, rows.minute, rows.n_rows
+    period = (minute - np.repeat(minute[np.cumsum(n) - n], n)) // (60 * hours)
+    is_last = np.append((stay[1:] != stay[:-1]) | (period[1:] != period[:-1]), True)[: len(stay)]
+    ends = np.flatnonzero(is_last)
+    at_end = np.repeat(minute[ends], np.diff(ends, prepend=-1))
+    return replace(rows, minute=at_end, set_index=None, has_set_index=np.zeros(len(rows.stays), dtype=bool))
 
 
 def _set_starts(rows: tidy.Rows) -> tidy.Ints:

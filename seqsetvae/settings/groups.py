@@ -45,14 +45,14 @@ class DataSettings:
 class ValueSettings:
     """How a new model reads values; a checkpoint has its own."""
 
-    value_transform: str | None = setting(optional(choice("z_score", "quantiles")), default=None)
+    value_transform: str | None = setting(optional(choice("z_score", "quantiles", "normal_scores")), default=None)
     value_clip: float | None = setting(optional(number(1)))
     min_count: int = setting(integer(0))
     given: Mapping[str, str] = given()
 
     def problems(self) -> list[str]:
-        if self.value_transform == "quantiles" and "value_clip" in self.given:
-            return [f"value_clip: received {self.value_clip}; leave it out with value_transform quantiles"]
+        if self.value_transform not in (None, "z_score") and "value_clip" in self.given:
+            return [f"value_clip: received {self.value_clip}; leave it out with value_transform {self.value_transform}"]
         return []
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
+from seqsetvae.models.seqsetvae.running_statistics import RunningStatistics
 from seqsetvae.models.seqsetvae.sizes import RUNNING_LR
 from seqsetvae.models.variable_summaries import RECIPE
 from seqsetvae.ops.lora import add_lora, merge_lora
@@ -92,7 +93,7 @@ class LargeBatchGradient(pl.LightningModule):
 
 # ------------------------------------------------------------------ what is fine-tuned of a backbone
 # Summaries beside a backbone always train, at the rate of their own recipe. Running statistics train with the backbone,
-# at a rate of their own: their map starts at zero, however well the backbone is pretrained.
+# at a rate of their own if their map is zero at the start, however well the backbone is pretrained.
 
 
 def layers_of(backbone: Any) -> dict[str, nn.ModuleList]:
@@ -138,8 +139,8 @@ def set_training_mode(backbone: Any, mode: bool, tuning: TuningSettings) -> None
 def rates_of_parts(backbone: Any, tuning: TuningSettings, rates: FinetuningRates) -> dict[str, float]:
     """The learning rate of each part of a backbone that has one of its own, by name."""
     beside = {SUMMARIES: RECIPE["lr"]} if isinstance(backbone, BesideSummaries) else {}
-    if _running(backbone, tuning) is not None:
-        beside[RUNNING] = RUNNING_LR
+    if (running := _running(backbone, tuning)) is not None:
+        beside[RUNNING] = rates.lr if running.is_pretrained else RUNNING_LR
     if tuning.tuning == "layer_decay":
         names = reversed(list(layers_of(backbone)))
         falling = accumulate(repeat(tuning.layer_lr_factor), mul, initial=rates.lr)
@@ -165,6 +166,13 @@ def backbone_groups(
     ]
 
 
-def _running(backbone: Any, tuning: TuningSettings) -> nn.Module | None:
+def note_pretrained(backbone: Any) -> None:
+    """Note whether running statistics have been trained; to be called before fine-tuning."""
+    running = getattr(main_part(backbone), "running", None)
+    if running is not None:
+        running.is_pretrained = bool(running.of_variable.weight.any())
+
+
+def _running(backbone: Any, tuning: TuningSettings) -> RunningStatistics | None:
     """Running statistics with a learning rate of their own; LoRA adds to their map as to any other matrix."""
     return None if tuning.tuning == "lora" else getattr(main_part(backbone), "running", None)

@@ -35,6 +35,17 @@ def test_compile_prints_a_summary(folder, capsys):
     assert (out / "cached.csv").read_bytes() == (folder.root / "cached.csv").read_bytes()
 
 
+def test_sets_of_some_hours_reach_the_cohort(folder, capsys):
+    out = folder.root.parent / "out"
+    words = ["compile", str(folder.ehr), str(out), "--set_hours"]
+    for wrong in ("0", "-1", "nan"):
+        with pytest.raises(SystemExit):
+            main([*words, wrong])
+        assert "is not a number above 0" in capsys.readouterr().err
+    assert main([*words, "1.5"]) == 0
+    assert open_cohort(out).split("train").n_sets == 2
+
+
 def test_notices_list_what_is_unusual_one_per_line(folder):
     assert notices(compiled(folder)) == []
     bad = folder.stay("train", "7", [("lactate", float("nan"), 0)])

@@ -103,6 +103,21 @@ def test_arrays_equal_a_naive_pandas_implementation(folder):
         assert sets_of(cohort, "test", at) == with_pandas(folder.ehr / "test" / f"{stay}.0.parquet")
 
 
+def test_sets_of_some_hours_equal_a_plain_loop_and_have_the_minute_of_their_last_event(folder):
+    random_layout(folder, 40)
+    events, sets = compiled(folder), compiled(folder, "hours", set_hours=0.2)
+    for at in range(events.split("test").n_stays):
+        plain: list[tuple[float, list[tuple[str, float]]]] = []
+        stay = sets_of(events, "test", at)
+        periods = [(minute - stay[0][0]) // 12 for minute, _ in stay]
+        for place, (minute, of_minute) in enumerate(stay):
+            before = plain.pop()[1] if place and periods[place] == periods[place - 1] else []
+            plain.append((minute, before + of_minute))
+        assert sets_of(sets, "test", at) == plain
+    assert events.split("test").n_sets > sets.split("test").n_sets > events.split("test").n_stays
+    assert sets.manifest["source"] == f"{events.manifest['source']}, in sets of 0.2 hours"
+
+
 def test_threads_and_chunks_do_not_change_the_result(folder, monkeypatch):
     random_layout(folder, 60)
     one = compiled(folder, "one", jobs=1)

@@ -1,12 +1,13 @@
-"""The value transform "quantiles": positions among training values, which typing errors do not move."""
+"""The value transforms "quantiles" and "normal_scores": positions among training values, which errors do not move."""
 
+from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from seqsetvae.batches.transform import SCALE, Quantiles, read_transform
+from seqsetvae.batches.transform import OUTERMOST, SCALE, NormalScores, Quantiles, read_transform
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.system.errors import InputError
 from tests.command import command, finetune, refused, run_of, succeeded
@@ -42,6 +43,16 @@ def test_values_become_uniform_whatever_their_distribution():
         assert middle == pytest.approx(SCALE * np.array([-0.5, 0, 0.5]), abs=0.02)
 
 
+def test_normal_scores_are_of_the_same_shares():
+    values = np.exp(2 * np.random.default_rng(0).normal(size=5000))
+    transform = NormalScores.fit(_cohort(tailed=values), value_clip=None, min_count=20)
+    found = _changed(
+        transform, _cohort(tailed=values), "tailed", np.quantile(values, [0.0, 0.25, 0.5, 0.75, 1]).tolist()
+    )
+    most = NormalDist().inv_cdf(1 - OUTERMOST)
+    assert found == pytest.approx([-most, -0.674, 0, 0.674, most], abs=0.02)
+
+
 def test_typing_errors_do_not_move_the_other_values():
     ph = np.random.default_rng(0).normal(7.4, 0.05, 2000)
     mistyped = np.append(ph, [735.0, 0.0])
@@ -67,23 +78,25 @@ def test_rare_constant_and_new_variables_have_the_value_1():
     assert _changed(transform, later, "common", [-9, 99]) == pytest.approx([-SCALE, SCALE])
 
 
-def test_a_checkpoint_gives_back_the_same_transform(tmp_path):
+@pytest.mark.parametrize("kind", [Quantiles, NormalScores])
+def test_a_checkpoint_gives_back_the_same_transform(tmp_path, kind):
     cohort = _cohort(a=np.random.default_rng(0).normal(size=100))
-    transform = Quantiles.fit(cohort, value_clip=None, min_count=20)
+    transform = kind.fit(cohort, value_clip=None, min_count=20)
     assert read_transform(transform.as_plain(), tmp_path) == transform
     damaged = {**transform.as_plain(), "quantiles": {"a": [2.0, 1.0]}}
     with pytest.raises(InputError, match="is damaged"):
         read_transform(damaged, tmp_path)
 
 
-def test_a_new_model_is_trained_on_quantiles_and_keeps_them(compiled, tmp_path):
+@pytest.mark.parametrize("name", ["quantiles", "normal_scores"])
+def test_a_new_model_is_trained_on_quantiles_and_keeps_them(compiled, tmp_path, name):
     flags = {"preset": "small", "max_epochs": 1, "data_dir": compiled.path, "output_root_dir": tmp_path}
-    said = succeeded(command("pretrain", value_transform="quantiles", **flags))
-    assert "Values: quantiles of the training values (value_transform)" in said
+    said = succeeded(command("pretrain", value_transform=name, **flags))
+    assert f"Values: {name.replace('_', ' ')} of the training values (value_transform)" in said
     checkpoint = run_of(tmp_path, "pretrain")
     said = succeeded(finetune(checkpoint, compiled.path, tmp_path, max_epochs=1))
-    assert "Values: quantiles of the training values (value_transform)" in said
+    assert f"Values: {name.replace('_', ' ')} of the training values (value_transform)" in said
     errors = refused(finetune(checkpoint, compiled.path, tmp_path, value_transform="z_score"))
-    assert "value_transform: received z_score; trained with quantiles" in errors
-    errors = refused(command("pretrain", value_transform="quantiles", value_clip=5, **flags))
-    assert "value_clip: received 5.0; leave it out with value_transform quantiles" in errors
+    assert f"value_transform: received z_score; trained with {name}" in errors
+    errors = refused(command("pretrain", value_transform=name, value_clip=5, **flags))
+    assert f"value_clip: received 5.0; leave it out with value_transform {name}" in errors

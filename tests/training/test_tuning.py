@@ -12,7 +12,7 @@ from seqsetvae.models import ARCHITECTURES
 from seqsetvae.models.seqsetvae.sizes import RUNNING_LR
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
-from seqsetvae.training.optimizer import check_layers, layers_of
+from seqsetvae.training.optimizer import check_layers, layers_of, note_pretrained
 from seqsetvae.training.stages import Run
 from tests import tiny
 from tests.training.helpers import BACKBONE_LR, HEAD_LR, Scripted, fine_tuner, load, make_run, scripted_run
@@ -86,17 +86,22 @@ def test_each_layer_has_its_own_learning_rate(compiled, tmp_path):
         assert rate == pytest.approx(rates[f"lr_{name}"])
 
 
+@pytest.mark.parametrize("is_trained", [False, True])
 @pytest.mark.parametrize("tuning", ["two_stage", "full", "layer_decay", "lora"])
-def test_running_statistics_train_at_a_rate_of_their_own(compiled, tuning):
+def test_running_statistics_train_at_a_rate_of_their_own_until_they_are_trained(compiled, tuning, is_trained):
     """LoRA alone adds to their map as to any other matrix."""
     module = fine_tuner(compiled, tuning=TuningSettings(tuning=tuning), running_statistics=True)
+    torch.nn.init.constant_(module.backbone.running.of_variable.weight, float(is_trained))
+    note_pretrained(module.backbone)
+    torch.nn.init.ones_(module.backbone.running.of_variable.weight)  # as where a run is resumed
+    rate = module.learning_rates.lr if is_trained else RUNNING_LR
     assert [group["part"] for group in module.configure_optimizers().param_groups] == ["head", "head"]  # frozen
     module.unfreeze_backbone()
     groups = module.configure_optimizers().param_groups
     placed = [id(value) for group in groups for value in group["params"]]
     assert sorted(placed) == sorted(id(value) for value in module.parameters() if value.requires_grad)
     own = [group for group in groups if group["part"] == "running_statistics"]
-    assert [(len(group["params"]), group["lr"]) for group in own] == ([] if tuning == "lora" else [(1, RUNNING_LR)])
+    assert [(len(group["params"]), group["lr"]) for group in own] == ([] if tuning == "lora" else [(1, rate)])
     assert {group["part"] for group in groups} == set(module.parts)
 
 

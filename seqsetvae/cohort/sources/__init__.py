@@ -13,7 +13,7 @@ from seqsetvae.cohort import compile as compiler
 from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.sources import meds, omop, physionet2012, seqsetvae_layout, shards, table
 from seqsetvae.cohort.sources.meds_data import is_meds
-from seqsetvae.cohort.sources.opened import MadeFiles, Opened, add_common
+from seqsetvae.cohort.sources.opened import MadeFiles, Opened, add_common, compile_flags
 from seqsetvae.cohort.sources.table_flags import spool_folder
 from seqsetvae.cohort.tables.forms import is_table
 from seqsetvae.cohort.tidy import SPLITS
@@ -101,9 +101,7 @@ def compile_cohort(out: str | Path, events: Any, *, labels: Any = None, stays: A
         description = None if isinstance(events, str | Path) else "a table in memory"
         with made.errors():
             opened = made.renamed(table.open_source(arguments), description)
-            return compiler.compile_cohort(
-                **vars(opened), out=out, skip_bad=arguments.skip_bad, jobs=arguments.jobs, progress=False
-            )
+            return compiler.compile_cohort(**vars(opened), out=out, **compile_flags(arguments), progress=False)
 
 
 def _path(given: Any, file: Path) -> Path | None:

@@ -5,6 +5,7 @@ Letters: N stays.
 """
 
 import argparse
+import math
 import re
 from argparse import ArgumentParser
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -43,13 +44,27 @@ def add_common(parser: ArgumentParser) -> None:
 def add_compile_flags(parser: ArgumentParser) -> None:
     """The flags of a compilation that every source has."""
     parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")
+    text = "events of a stay within H hours are one set, at the time of the last (default: events of one time)"
+    parser.add_argument("--set_hours", type=_above_0, metavar="H", help=text)
     parser.add_argument("--jobs", type=_positive, metavar="N", help="threads (default: one per core)")
+
+
+def compile_flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of `add_compile_flags`, as arguments of compile_cohort."""
+    return {name: getattr(arguments, name) for name in ("skip_bad", "set_hours", "jobs")}
 
 
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def _above_0(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{number:g} is not a number above 0")
     return number
 
 

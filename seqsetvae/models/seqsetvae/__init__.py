@@ -37,7 +37,7 @@ __all__ = [
 
 OFFERS = frozenset({"states", "layers"})
 VALUE_TRANSFORM = "z_score"
-OTHER_VALUE_TRANSFORMS = ("quantiles",)
+OTHER_VALUE_TRANSFORMS = ("quantiles", "normal_scores")
 
 
 def build(sizes: Sizes) -> Backbone:

@@ -39,10 +39,10 @@ DROPOUT = 0.5  # of single statistics, in training
 class RunningStatistics(nn.Module):
     """The statistics of a set's variables → what is added to its input of the history encoder.
 
-    A variable has a matrix [K, D], linear in its embedding, and a set gets the sum over its cells. Embeddings are
-    brought to the length I ** -0.5: a step of Adam changes each weight by the learning rate, and so a matrix by this
-    rate times the sum of its embedding's absolute entries, which is then near 1 however long the embeddings are.
+    A variable has a matrix [K, D], linear in its embedding, and a set gets the sum over its cells.
     """
+
+    is_pretrained = False  # whether the map was not zero when fine-tuning began; a resumed run must not look again
 
     def __init__(self, input_dim: int, latent_dim: int) -> None:
         super().__init__()
@@ -53,10 +53,18 @@ class RunningStatistics(nn.Module):
         """[S, D]; the row of a set depends on no later set."""
         variables, groups, of_set, statistics = cells(batch)
         statistics = dropout(statistics.to(embeddings.dtype), DROPOUT, self.training)
-        vectors = F.normalize(embeddings[variables]) * embeddings.shape[1] ** -0.5
-        matrices = self.of_variable(vectors).unflatten(1, (len(STATISTICS), -1))
+        matrices = self.of_variable(of_one_length(embeddings[variables])).unflatten(1, (len(STATISTICS), -1))
         rows = grouped_products(statistics, matrices.to(statistics.dtype), groups)
         return rows.new_zeros(batch.n_sets, rows.shape[1]).index_add(0, of_set, rows)
+
+
+def of_one_length(embeddings: torch.Tensor) -> torch.Tensor:
+    """Embeddings [V, I] brought to the length I ** -0.5, for a linear map whose weights are large or many.
+
+    A step of Adam changes each weight by the learning rate, and so an output of the map by this rate times the sum of
+    an embedding's absolute entries, which is then near 1 however long the embeddings are.
+    """
+    return F.normalize(embeddings) * embeddings.shape[1] ** -0.5
 
 
 def cells(batch: Batch) -> tuple[torch.Tensor, list[tuple[int, int]], torch.Tensor, torch.Tensor]:

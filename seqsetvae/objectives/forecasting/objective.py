@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.batches.batch import Batch
+from seqsetvae.models.seqsetvae.running_statistics import of_one_length
 from seqsetvae.models.variable_summaries.backbone import Backbone
 from seqsetvae.models.variable_summaries.encoding import quantile
 from seqsetvae.models.variable_summaries.prepare import Summaries, Summarizer
@@ -108,7 +109,7 @@ class StateForecasting(_Forecasting):
         states = model.states(batch, variables)[target.row]
         with torch.autocast(states.device.type, enabled=False):
             states = at_least_float32(states)
-            weight = self.of_variable(variables).view(len(variables) * PERIODS * 2, -1)
+            weight = self.of_variable(of_one_length(variables)).view(len(variables) * PERIODS * 2, -1)
             found = F.linear(states, weight[:, 1:], weight[:, 0]).view(len(states), -1, PERIODS, 2)
         return found[..., 0], found[..., 1], target
 
