@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import re
 import shlex
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 import finetune_config_optimized as config
+import train_optimized
 from seqsetvae.cli import MODES, config_file
 from seqsetvae.cli.command_line import parser, resolve, settings_of
 from seqsetvae.cohort.command import _parser as data_command
@@ -292,9 +295,11 @@ def test_output_must_be_a_new_npz_in_a_folder_that_exists(tmp_path):
 
 
 def _help(*words: str) -> str:
-    done = subprocess.run([sys.executable, "train_optimized.py", *words], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        train_optimized.main(words)
+    assert (ended.value.code, err.getvalue()) == (0, "")
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -311,8 +316,10 @@ def test_help_of_a_command_lists_its_flags_alone_with_the_comments_of_the_config
 def test_help_is_one_screen_and_that_of_a_command_is_asked_for_in_two_ways():
     shown = _help("--help")
     assert len(shown.splitlines()) <= 50
+    assert "--pretrained_ckpt PATH" in shown
     assert set(re.findall(r"^  (\w+) ", shown.partition("examples:")[0], re.M)) == MODES.keys()
     assert _help("embed", "--help") == _help("--mode", "embed", "-h") != shown
+    assert _help("--version").startswith("SeqSetVAE fine-tuning ")
 
 
 def test_the_first_word_is_the_mode_and_another_mode_is_refused(files):

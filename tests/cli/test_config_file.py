@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import MISSING
@@ -19,7 +18,7 @@ from seqsetvae.cli import MODES, config_file
 from seqsetvae.cli.command_line import parser, settings_of
 from seqsetvae.models import ArchitectureSettings
 from seqsetvae.settings.old_names import OLD_NAMES, old_name
-from tests.command import argv, call, change_config, command
+from tests.command import argv, call, change_config, command, refused
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(config.__file__).read_text(encoding="utf-8")
@@ -80,16 +79,12 @@ def test_defaults_are_those_that_the_diagnosis_asks_for():
 # ------------------------------------------------------------------------------------------------ edited by the user
 
 
-def _run_with_config(folder: Path, content: bytes | None, *words: str) -> subprocess.CompletedProcess[str]:
-    """train_optimized.py in a process of its own, with this config file (None: without one) beside it."""
-    (folder / "seqsetvae").symlink_to(ROOT / "seqsetvae")
-    shutil.copy(ROOT / "train_optimized.py", folder)
+def _with_config(folder: Path, content: bytes | None, *words: str) -> tuple[int, str, str]:
+    """(status, stdout, stderr) with a config file of this content; None: without one."""
+    file = folder / "finetune_config_optimized.py"
     if content is not None:
-        (folder / "finetune_config_optimized.py").write_bytes(content)
-    words = words or ("--mode", "finetune")
-    return subprocess.run(
-        [sys.executable, "train_optimized.py", *words], cwd=folder, capture_output=True, text=True, check=False
-    )
+        file.write_bytes(content)
+    return call([*words, "--config", str(file)])
 
 
 @pytest.mark.parametrize(
@@ -115,10 +110,9 @@ def _run_with_config(folder: Path, content: bytes | None, *words: str) -> subpro
     ],
 )  # fmt: skip
 def test_a_fault_in_the_config_file_is_one_error(tmp_path, content, expected):
-    done = _run_with_config(tmp_path, content)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    status, said, errors = _with_config(tmp_path, content, "--mode", "finetune")
+    assert (status, said) == (2, "")
+    (line,) = errors.splitlines()
     assert line.startswith("error: ")
     assert "finetune_config_optimized.py" in line
     assert expected in line
@@ -189,15 +183,6 @@ def test_help_has_the_name_that_was_typed(monkeypatch, typed, shown):
     assert f"\n  {shown} --resume RUN_FOLDER\n" in text
 
 
-def test_help_and_version_end_with_status_0(tmp_path):
-    for flag, expected in (("--help", "--pretrained_ckpt PATH"), ("--version", "SeqSetVAE fine-tuning ")):
-        folder = tmp_path / flag
-        folder.mkdir()
-        done = _run_with_config(folder, SOURCE.encode(), flag)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert expected in done.stdout
-
-
 def test_a_misspelled_setting_costs_one_error(monkeypatch, pretrained):
     monkeypatch.delattr(change_config(monkeypatch, batch_sise=16), "batch_size")
     _, _, errors = command("finetune", pretrained_ckpt=pretrained, data_dir=pretrained.parent)
@@ -251,9 +236,9 @@ def test_a_call_argument_is_no_line_of_the_config_file(monkeypatch):
 
 def test_a_setting_that_the_file_sets_twice_is_an_error(tmp_path):
     """As the old config did with lr; Python would take the last line without a word."""
-    done = _run_with_config(tmp_path, SOURCE.encode() + b"lr = 1e-4\n", "--mode", "finetune", "--data_dir", ".")
+    errors = refused(_with_config(tmp_path, SOURCE.encode() + b"lr = 1e-4\n", "--mode", "finetune", "--data_dir", "."))
     line = SOURCE[: SOURCE.index("\nlr = ")].count("\n") + 2
-    assert f"lr: set in lines {line}, {SOURCE.count(chr(10)) + 1} of finetune_config_optimized.py" in done.stderr
+    assert f"lr: set in lines {line}, {SOURCE.count(chr(10)) + 1} of finetune_config_optimized.py" in errors
 
 
 def test_a_name_of_the_old_scripts_is_answered_in_the_config_and_as_a_flag(monkeypatch, pretrained):
