@@ -12,7 +12,7 @@ import train_optimized
 
 # What each process runs: one command after the other, with what the tests change and what they look at.
 DRIVER = """
-import json, os, sys, time
+import gc, json, os, sys, time
 from pathlib import Path
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from seqsetvae.tasks.model import GatheredOutputs
 from seqsetvae.tasks.spec import one_label
 from seqsetvae.training import feature_cache, stages
 
+gc.freeze()  # what was imported is not searched for garbage
 OUT, RANK = Path(os.environ["OUT"]), this_process().rank
 STARTED = {name: os.environ[name] for name in ENVIRONMENT}
 fit, step, batches_of = stages.Run.fit, SeqSetVAEFineTuner.training_step, feature_cache.pooled_batches

@@ -192,8 +192,7 @@ def test_a_misspelled_setting_costs_one_error(monkeypatch, pretrained):
 
 def test_values_that_no_type_can_hold_are_problems(monkeypatch):
     change_config(monkeypatch, lr=10**400, output_root_dir="out\0put", max_sets=[3], seed=object)
-    status, _, errors = command("finetune")
-    assert status == 2
+    errors = refused(command("finetune"))
     for name in ("lr", "output_root_dir", "max_sets", "seed"):
         assert f"\n  {name}: received " in errors
 
@@ -246,8 +245,7 @@ def test_a_name_of_the_old_scripts_is_answered_in_the_config_and_as_a_flag(monke
     given = {"pretrained_ckpt": pretrained, "data_dir": pretrained.parent}
     names = dict.fromkeys([*OLD_NAMES, "scheduler_gamma", "early_stopping_delta", "focal_weight"], 1)
     texts = {name: getattr(old_name(name), "text", None) for name in names}
-    status, _, errors = command("finetune", **given, **names)
-    assert status == 2
+    errors = refused(command("finetune", **given, **names))
     assert errors.splitlines()[1:] == [f"  --{name}: no such flag; {texts[name]} (docs/moving.md)" for name in names]
     change_config(monkeypatch, **names)
     _, _, errors = command("finetune", **given)

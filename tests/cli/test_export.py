@@ -22,16 +22,14 @@ from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.run_folder import EXPORTED
-from tests.command import argv, call, command, finetune, rows_of, run_of
+from tests.command import argv, call, command, finetune, refused, rows_of, run_of, succeeded
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 needs_onnx = pytest.mark.skipif(bool(onnx_file.missing_packages()), reason="ONNX packages are not installed")
 
 
 def export(ckpt: Path, output: Path, **flags: object) -> str:
-    status, said, errors = call(argv(mode="export", ckpt=ckpt, output=output, output_root_dir=output.parent, **flags))
-    assert status == 0, errors
-    return said
+    return succeeded(call(argv(mode="export", ckpt=ckpt, output=output, output_root_dir=output.parent, **flags)))
 
 
 @pytest.fixture
@@ -48,8 +46,7 @@ def exported(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactor
 
 
 def predicted(ckpt: Path, data_dir: Path, output: Path) -> str:
-    status, _, errors = command("predict", ckpt=ckpt, data_dir=data_dir, output=output, output_root_dir=output.parent)
-    assert status == 0, errors
+    succeeded(command("predict", ckpt=ckpt, data_dir=data_dir, output=output, output_root_dir=output.parent))
     return output.read_text(encoding="utf-8")
 
 
@@ -102,8 +99,7 @@ def test_the_model_card_says_what_the_run_knows_and_asks_the_rest(exported, comp
 def test_a_hub_folder_has_its_names_the_metrics_and_the_same_predictions(finished, compiled, tmp_path, no_onnx):
     run, hub = tmp_path / "run", tmp_path / "hub"
     shutil.copytree(finished[0], run)
-    status, _, errors = command("evaluate", ckpt=run, split="test", data_dir=compiled.path)
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=run, split="test", data_dir=compiled.path))
     export(run, hub, to="hub_folder", data_dir=compiled.path)
     names = {"model.safetensors", "config.json", "README.md", "calibration.json"}
     assert {file.name for file in hub.iterdir()} == names
@@ -181,8 +177,7 @@ def test_without_safetensors_one_error_says_so(finished, tmp_path, monkeypatch):
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    status, _, errors = call(argv(mode="export", ckpt=finished[0], output=tmp_path / "model"))
-    assert status == 2
+    errors = refused(call(argv(mode="export", ckpt=finished[0], output=tmp_path / "model")))
     assert errors == (
         "error: safetensors is not installed; --mode export and .safetensors checkpoints need it: "
         "pip install safetensors\n"
@@ -199,23 +194,23 @@ def test_an_exported_pretrained_checkpoint_can_be_fine_tuned(pretrained, compile
     assert theirs.not_stated == []
     runs = []
     for name, checkpoint in (("old", pretrained), ("new", tmp_path / "backbone")):
-        status, _, errors = finetune(checkpoint, compiled.path, tmp_path / name, max_epochs=1)
-        assert status == 0, errors
+        succeeded(finetune(checkpoint, compiled.path, tmp_path / name, max_epochs=1))
         runs.append(rows_of(run_of(tmp_path / name)))
     assert runs[0] == runs[1]
 
 
 def test_trees_and_an_ensemble_are_exported_too(compiled, tmp_path, no_onnx):
     flags = {"tree_models": 1, "head_members": 2, "summary_width": 8, "max_epochs": 1}
-    status, _, errors = command(
-        "finetune",
-        architecture="variable_summaries",
-        from_random_weights="true",
-        data_dir=compiled.path,
-        output_root_dir=tmp_path,
-        **flags,
+    succeeded(
+        command(
+            "finetune",
+            architecture="variable_summaries",
+            from_random_weights="true",
+            data_dir=compiled.path,
+            output_root_dir=tmp_path,
+            **flags,
+        )
     )
-    assert status == 0, errors
     run = run_of(tmp_path)
     export(run, tmp_path / "model")
     ours = predicted(run, compiled.path, tmp_path / "run.csv")
@@ -234,7 +229,6 @@ def test_a_damaged_file_is_one_error(exported, tmp_path):
 
 
 def test_an_existing_folder_is_left_alone(finished, tmp_path):
-    status, _, errors = call(argv(mode="export", ckpt=finished[0], output=tmp_path))
-    assert status == 2
+    errors = refused(call(argv(mode="export", ckpt=finished[0], output=tmp_path)))
     assert "output: received" in errors
     assert "already exists; allowed: a new folder" in errors

@@ -91,8 +91,7 @@ def test_the_logit_is_the_log_odds_of_class_1(finished, compiled, tmp_path):
 
 def test_predictions_equal_those_of_evaluate_bit_for_bit(finished, tmp_path):
     _predict(finished[0], tmp_path / "test.csv", split="test")
-    status, _, errors = command("evaluate", ckpt=finished[0], split="test", output=tmp_path / "evaluated")
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=finished[0], split="test", output=tmp_path / "evaluated"))
     assert (tmp_path / "test.csv").read_bytes() == (tmp_path / "evaluated" / "predictions.csv").read_bytes()
 
 
@@ -161,8 +160,7 @@ def test_a_checkpoint_of_an_earlier_version_is_bound_to_side_files_which_must_be
 
 
 def test_evaluating_unlabelled_stays_is_still_refused(finished, unlabelled):
-    status, _, errors = command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled)
-    assert status == 2
+    errors = refused(command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled))
     assert "no oc.csv beside it or in it, so its stays have no labels" in errors
 
 
@@ -171,8 +169,7 @@ def test_a_file_of_other_labels_counts_as_none(finished, unlabelled, tmp_path):
     status, rows, _, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 0, errors
     assert {row["label"] for row in rows} == {""}
-    status, _, errors = command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled)
-    assert status == 2
+    errors = refused(command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled))
     assert "has no column in_hospital_mortality. Its columns are: ts_id, readmission" in errors
 
 
@@ -309,8 +306,7 @@ def test_training_on_variables_without_an_embedding_is_still_an_error(pretrained
     lines = (tmp_path / "processed" / "cached.csv").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if not line.startswith("heart rate,")]
     (tmp_path / "processed" / "cached.csv").write_text("\n".join(kept) + "\n", encoding="utf-8")
-    status, _, errors = finetune(pretrained, tmp_path / "processed", tmp_path)
-    assert status == 2
+    errors = refused(finetune(pretrained, tmp_path / "processed", tmp_path))
     assert "cached.csv has no embedding for 1 of 12 variables:\n  'heart rate'" in errors
 
 
@@ -321,8 +317,7 @@ def generated(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.copytree(old_layout.parent, root / "processed")
     (root / "processed" / "cached.csv").unlink()
     flags = {"from_random_weights": "true", "preset": "small", "max_epochs": 1, "unfreeze_after": 0}
-    status, _, errors = command("finetune", data_dir=root / "processed", output_root_dir=root, **flags)
-    assert status == 0, errors
+    succeeded(command("finetune", data_dir=root / "processed", output_root_dir=root, **flags))
     return run_of(root)
 
 
@@ -474,9 +469,7 @@ def test_a_stay_that_is_not_there_cannot_be_explained(finished, tmp_path):
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_read(finished, tmp_path, name, flags, message):
     (tmp_path / "there.csv").write_text("mine")
-    status, _, errors = command("predict", ckpt=finished[0], output=tmp_path / name, **flags)
-    assert status == 2
-    assert message in errors
+    assert message in refused(command("predict", ckpt=finished[0], output=tmp_path / name, **flags))
     assert (tmp_path / "there.csv").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
 

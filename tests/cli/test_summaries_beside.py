@@ -65,8 +65,7 @@ def test_every_mode_gives_what_training_validated(trained, compiled, tmp_path):
     said = succeeded(command("evaluate", ckpt=run, split="valid", output=tmp_path / "one"))
     assert f"{float(last['val_auc']):.4f}" in said
     exported = tmp_path / "exported"
-    status, _, errors = call(argv(mode="export", ckpt=run, output=exported, data_dir=compiled.path))
-    assert status == 0, errors
+    succeeded(call(argv(mode="export", ckpt=run, output=exported, data_dir=compiled.path)))
     assert (
         "summaries"
         in json.loads((exported / "card.json").read_text(encoding="utf-8"))["checkpoint"]["hyper_parameters"]

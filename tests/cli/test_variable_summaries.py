@@ -20,7 +20,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.models import trees, variable_summaries
 from seqsetvae.system.schema import read_checked
-from tests.command import argv, call, command, finetune, rows_of, run_of
+from tests.command import argv, call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.prefixes import cut_after
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
@@ -45,8 +45,7 @@ def _train(compiled: Cohort, root: Path, **flags: Any) -> tuple[Path, str]:
     usual |= {"output_root_dir": root, "from_random_weights": True, "batch_size": 16, "average": "fixed"}
     usual |= {"tree_models": 2, "head_members": 4}
     words = {name: value for name, value in (usual | flags).items() if value is not None}
-    status, printed, errors = command("finetune", **words)
-    assert status == 0, errors
+    printed = succeeded(command("finetune", **words))
     return run_of(root), printed
 
 
@@ -73,8 +72,7 @@ def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
     last = rows_of(run)[-1]
     assert f"Last val_auc {float(last['val_auc']):.4f} at epoch 3 of 3" in printed
     checkpoint = Path(shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "moved.ckpt"))
-    status, said, errors = command("evaluate", ckpt=checkpoint, split="valid", data_dir=compiled.path, batch_size=7)
-    assert status == 0, errors
+    said = succeeded(command("evaluate", ckpt=checkpoint, split="valid", data_dir=compiled.path, batch_size=7))
     assert f"{float(last['val_auc']):.4f}" in said
     assert f"{float(last['val_auprc']):.4f}" in said
     for name in ("network", "trees", "random trees", "linear model"):
@@ -138,8 +136,7 @@ def test_the_network_does_not_depend_on_how_weights_are_chosen(compiled, tmp_pat
 
 def test_weights_chosen_out_of_fold_need_one_process(compiled, tmp_path):
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path, "devices": 2}
-    status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
-    assert status == 2
+    errors = refused(command("finetune", output_root_dir=tmp_path, **words))
     assert "average: received folds; allowed with one process" in errors
 
 
@@ -156,24 +153,19 @@ def test_weights_chosen_out_of_fold_need_one_process(compiled, tmp_path):
 )
 def test_settings_that_do_not_go_together(compiled, tmp_path, flags, problem):
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path, **flags}
-    status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
-    assert status == 2
-    assert problem in errors
+    assert problem in refused(command("finetune", output_root_dir=tmp_path, **words))
 
 
 def test_a_missing_library_is_found_before_training(compiled, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
-    status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
-    assert status == 2
-    assert "pip install lightgbm" in errors
+    assert "pip install lightgbm" in refused(command("finetune", output_root_dir=tmp_path, **words))
     assert not list(tmp_path.glob("finetune-*"))
 
 
 def test_an_ensemble_head_and_averaged_weights_serve_seqsetvae_too(pretrained, compiled, tmp_path):
     flags = {"head_members": 4, "ema_decay": 0.9, "lr_schedule": "cosine", "keep": "last"}
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, compiled.path, tmp_path, **flags))
     run = run_of(tmp_path)
     last = rows_of(run)[-1]
     assert float(last["lr_backbone"]) < 1e-4 < 1e-3  # it has fallen along the cosine
@@ -224,8 +216,7 @@ def test_contributions_add_up_to_the_logit_and_the_report_has_them(trained, comp
     status, _, errors = command("evaluate", explain="true", **flags)
     assert (status, "explain: received 'true'" in errors) == (2, True)
     words = argv(mode="evaluate", accelerator="cpu", baselines="none", output=tmp_path / "two", **flags)
-    status, _, errors = call([*words, "--explain"])
-    assert status == 0, errors
+    succeeded(call([*words, "--explain"]))
     found = read_checked(tmp_path / "two" / "evaluation.json", EVALUATION)["explanation"]
     assert found["gap"] < 0.01
     assert found["of"] == "log-odds of in_hospital_mortality"
@@ -246,8 +237,7 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(trained, comp
     run, _ = trained
     output = tmp_path / "sets.csv"
     flags = {"split": "test", "precision": "64-true", "batch_size": 50}
-    status, said, errors = command("predict", ckpt=run, output=output, every_set=True, **flags)
-    assert status == 0, errors
+    said = succeeded(command("predict", ckpt=run, output=output, every_set=True, **flags))
     assert "the head was trained on whole stays only" in said
     rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
     split = compiled.split("test")
@@ -263,8 +253,7 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(trained, comp
 def test_landmarks_use_only_the_events_of_the_first_hours(trained, compiled, tmp_path):
     run, _ = trained
     flags = {"split": "test", "precision": "64-true", "landmarks": 12}
-    status, _, errors = command("evaluate", ckpt=run, output=tmp_path, **flags)
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=run, output=tmp_path, **flags))
     (found,) = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["landmarks"]
     split, label, logit = compiled.split("test"), [], []
     for stay in range(split.n_stays):

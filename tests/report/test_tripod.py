@@ -16,7 +16,7 @@ import pytest
 from seqsetvae.report.flow import flow_of, flow_picture, flow_table
 from seqsetvae.report.run_files import Run, read_run
 from seqsetvae.report.tripod import ITEMS, checklist, riley
-from tests.command import call, command
+from tests.command import call, command, refused, succeeded
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,7 @@ def run(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) ->
     """A run that was evaluated on its test split."""
     folder = tmp_path_factory.mktemp("tripod") / "run"
     shutil.copytree(finished[0], folder)
-    status, _, errors = command("evaluate", ckpt=folder, split="test")
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=folder, split="test"))
     return folder
 
 
@@ -121,8 +120,7 @@ def test_the_model_is_described_as_it_was_made(run, tmp_path):
 
 def test_several_runs_have_no_checklist(run, tmp_path):
     shutil.copytree(run, tmp_path / "other")
-    status, _, errors = call(["report", "--tripod", "--runs", str(run), str(tmp_path / "other")])
-    assert status == 2
+    errors = refused(call(["report", "--tripod", "--runs", str(run), str(tmp_path / "other")]))
     assert "tripod: received 2 runs; allowed: one with --tripod" in errors
 
 

@@ -13,7 +13,7 @@ from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.evaluation import explain
 from seqsetvae.system.privacy import absolute_paths, checkpoint_names, without_folders
-from tests.command import argv, call, finetune, real_reports, run_of
+from tests.command import argv, call, finetune, real_reports, run_of, succeeded
 from tests.tiny import give_vectors
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +58,7 @@ def released(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     words = ["--labels", str(root / "labels.csv"), "--label_name", "died", "--subject_column", "patient"]
     words += ["--static_columns", "age"]
     assert data_command(["table", str(root / "events.csv"), str(root / "cohort"), *words]) == 0
-    status, _, errors = finetune(pretrained, give_vectors(root / "cohort"), root / "runs", max_epochs=2)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, give_vectors(root / "cohort"), root / "runs", max_epochs=2))
     run = run_of(root / "runs")
     flags = {"split": "test", "subgroups": root / "groups.csv", "landmarks": 2, "baselines": "all"}
     with pytest.MonkeyPatch.context() as patch:

@@ -24,7 +24,7 @@ from seqsetvae.models import trees
 from seqsetvae.report import write_comparison
 from seqsetvae.tasks import TASKS, fitting, regression
 from seqsetvae.tasks.spec import Spec
-from tests.command import call, command, finetune, rows_of, run_of
+from tests.command import call, command, finetune, refused, rows_of, run_of, succeeded
 
 LABELS = {
     "multilabel": ("died,long", ("val_auc", "val_auprc")),
@@ -70,8 +70,7 @@ def run(
     """(task, run folder, what was printed) of a small run of both stages."""
     root = tmp_path_factory.mktemp(request.param)
     flags = {"task": request.param, "label_name": LABELS[request.param][0], "label_path": labels}
-    status, said, errors = finetune(pretrained, compiled.path, root, **flags)
-    assert status == 0, errors
+    said = succeeded(finetune(pretrained, compiled.path, root, **flags))
     return request.param, run_of(root), said
 
 
@@ -100,10 +99,7 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run, tmp_path):
     groups = tmp_path / "groups.csv"
     stays = pd.read_csv(json.loads((folder / "config.json").read_text())["cohort"]["label_file"])["ts_id"]
     pd.DataFrame({"stay_id": stays, "odd": stays % 2}).to_csv(groups, index=False)
-    status, said, errors = command(
-        "evaluate", ckpt=folder, split="valid", subgroups=groups, landmarks=12, smallest_group=1
-    )
-    assert status == 0, errors
+    said = succeeded(command("evaluate", ckpt=folder, split="valid", subgroups=groups, landmarks=12, smallest_group=1))
     assert call(["--mode", "report", "--runs", str(folder)])[0] == 0
     content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     table = pd.read_csv(folder / "predictions.csv")
@@ -150,8 +146,7 @@ def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(run, compiled, 
     tables = []
     for name, data in (("cohort", compiled.path), ("layout", old_layout)):
         flags = {"data_dir": data, "output": tmp_path / f"{name}.csv", "output_root_dir": tmp_path}
-        status, _, errors = command("predict", ckpt=folder, **flags)
-        assert status == 0, errors
+        succeeded(command("predict", ckpt=folder, **flags))
         tables.append(pd.read_csv(tmp_path / f"{name}.csv"))
     pd.testing.assert_frame_equal(*tables)
     columns = {
@@ -184,8 +179,7 @@ def test_baselines_are_trained_on_the_same_stays(run, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 20)
     _, folder, _ = run
     flags = {"ckpt": folder, "split": "valid", "output": tmp_path / "evaluated", "baselines": "all"}
-    status, said, errors = command("evaluate", **flags)
-    assert status == 0, errors
+    said = succeeded(command("evaluate", **flags))
     content = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text(encoding="utf-8"))
     assert len(content["baselines"]) == 3
     assert "The baselines were stopped or chosen on the validation split" in said
@@ -216,9 +210,7 @@ def test_a_comparison_says_which_baseline_is_better_and_a_damaged_evaluation_is_
         assert "differ in their data" not in page
     for key, value in {"figures": 5, "baselines": {"x": {}}, "split": None, "stays": "many"}.items():
         (copy / "evaluation.json").write_text(json.dumps(content | {key: value}), encoding="utf-8")
-        status, _, errors = call(["--mode", "report", "--runs", str(copy)])
-        assert status == 2
-        assert "evaluation.json: damaged (" in errors
+        assert "evaluation.json: damaged (" in refused(call(["--mode", "report", "--runs", str(copy)]))
 
 
 SEVERAL = "contributions are to one score"
@@ -237,8 +229,7 @@ def test_what_is_not_available_for_a_task_is_one_clear_error(run, compiled, tmp_
         ),
     ]
     for mode, flags, said in wrong:
-        status, _, errors = command(mode, ckpt=folder, **flags)
-        assert status == 2
+        errors = refused(command(mode, ckpt=folder, **flags))
         assert said.format(task=task) in errors
     assert not list(tmp_path.iterdir())
 
@@ -247,8 +238,7 @@ def test_contributions_to_a_number_add_up_to_it(pretrained, compiled, labels, tm
     """A task with one column of numbers has one score, in the unit of the column."""
     monkeypatch.setattr(explain, "STEPS", 64)
     flags = {"task": "regression", "label_name": "days", "label_path": labels, "max_epochs": 1, "unfreeze_after": 1}
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, compiled.path, tmp_path, **flags))
     stay = int(compiled.split("test").stay_id[0])
     for name, more in (("risks.csv", {}), ("why.csv", {"explain": stay}), ("reasons.csv", {"reasons": 1})):
         words = {"ckpt": run_of(tmp_path), "split": "test", "output": tmp_path / name}
@@ -264,8 +254,7 @@ def test_an_exported_task_predicts_the_same(run, compiled, tmp_path, monkeypatch
     monkeypatch.setattr(onnx_file, "missing_packages", lambda: ["onnx"])  # its import takes seconds
     task, folder, _ = run
     flags = ["--mode", "export", "--ckpt", str(folder), "--output", str(tmp_path / "model")]
-    status, said, errors = call([*flags, "--output_root_dir", str(tmp_path)])
-    assert status == 0, errors
+    said = succeeded(call([*flags, "--output_root_dir", str(tmp_path)]))
     assert ("Calibration fitted on" in said) is (task != "regression")
     assert "No calibration" not in said  # a task that has none misses none
     assert (tmp_path / "model" / "calibration.json").exists() is (task != "regression")
@@ -283,19 +272,19 @@ def test_an_exported_task_predicts_the_same(run, compiled, tmp_path, monkeypatch
 def test_an_ensemble_and_several_workers_train_a_task_too(compiled, labels, tmp_path):
     flags = {"task": "regression", "label_name": "days", "label_path": labels, "max_epochs": 2, "num_workers": 1}
     flags |= {"average": "network"}
-    status, said, errors = command(
-        "finetune",
-        architecture="variable_summaries",
-        from_random_weights="true",
-        data_dir=compiled.path,
-        output_root_dir=tmp_path,
-        **flags,
+    said = succeeded(
+        command(
+            "finetune",
+            architecture="variable_summaries",
+            from_random_weights="true",
+            data_dir=compiled.path,
+            output_root_dir=tmp_path,
+            **flags,
+        )
     )
-    assert status == 0, errors
     assert "head_members 16" in said
     assert "Boosted trees" not in said
-    status, _, errors = command("evaluate", ckpt=run_of(tmp_path), split="valid")
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=run_of(tmp_path), split="valid"))
 
 
 @pytest.mark.parametrize("average", ["folds", "fixed"])
@@ -308,8 +297,7 @@ def test_every_task_predicts_an_average_of_members(task, average, compiled, labe
     flags |= {"task": task, "label_name": LABELS[task][0], "label_path": labels, "tree_models": 2, "head_members": 2}
     output = tmp_path / "cv"
     folds = {"folds": 1, "baselines": "none", "output": output}
-    status, _, errors = command("crossvalidate", data_dir=compiled.path, **flags, **folds)
-    assert status == 0, errors
+    succeeded(command("crossvalidate", data_dir=compiled.path, **flags, **folds))
     (run,) = (output / "runs").glob("finetune-*")
     weights = {n: m["weight"] for n, m in json.loads((run / "config.json").read_text())["members"].items()}
     assert len(weights) == (4 if average == "folds" else 2)
@@ -319,8 +307,7 @@ def test_every_task_predicts_an_average_of_members(task, average, compiled, labe
         place = name.removeprefix("variable_summaries")
         mean = sum(weight * columns[f"{member} alone{place}"] for member, weight in weights.items())
         np.testing.assert_allclose(columns[name], mean, atol=1e-5)
-    status, _, errors = command("evaluate", ckpt=run, split="valid", data_dir=compiled.path, label_path=labels)
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=run, split="valid", data_dir=compiled.path, label_path=labels))
     content = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert {name: each["weight"] for name, each in content["members"].items()} == weights
     assert all(each["difference"].keys() == set(content["primary"]) for each in content["members"].values())
@@ -348,9 +335,7 @@ def test_settings_and_labels_that_do_not_go_together_are_found_first(
     flags, message, pretrained, compiled, labels, tmp_path
 ):
     given = {name: labels if value == "FILE" else value for name, value in flags.items()}
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **given)
-    assert status == 2
-    assert message in errors
+    assert message in refused(finetune(pretrained, compiled.path, tmp_path, **given))
     assert not list(tmp_path.glob("finetune-*"))
 
 
@@ -364,10 +349,8 @@ def test_a_task_is_added_without_a_change_to_the_package(pretrained, compiled, l
 
     monkeypatch.setitem(TASKS, "absolute", SimpleNamespace(**{**vars(regression), "fit": fit, "loss": loss}))
     flags = {"task": "absolute", "label_name": "days", "label_path": labels, "max_epochs": 1}
-    status, said, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
-    assert status == 0, errors
-    status, said, errors = command("evaluate", ckpt=run_of(tmp_path), split="valid")
-    assert status == 0, errors
+    said = succeeded(finetune(pretrained, compiled.path, tmp_path, **flags))
+    said = succeeded(command("evaluate", ckpt=run_of(tmp_path), split="valid"))
     assert "task absolute, split valid: 18 stays; label days" in said
 
 
@@ -377,8 +360,7 @@ def test_cross_validation_has_the_metrics_of_the_held_out_predictions(task, pret
     flags = {"task": task, "label_name": LABELS[task][0], "label_path": labels, "data_dir": compiled.path}
     flags |= {"pretrained_ckpt": pretrained, "folds": 2, "max_epochs": 1, "batch_size": 8, "output": tmp_path / "cv"}
     baselines = "all" if has_baselines else "none"
-    status, said, errors = command("crossvalidate", **flags, baselines=baselines, output_root_dir=tmp_path)
-    assert status == 0, errors
+    said = succeeded(command("crossvalidate", **flags, baselines=baselines, output_root_dir=tmp_path))
     result = json.loads((tmp_path / "cv" / "crossvalidation.json").read_text(encoding="utf-8"))
     tables = [pd.read_csv(file) for file in sorted((tmp_path / "cv").glob("partition0-fold*.csv"))]
     assert sum(map(len, tables)) == result["predictions"] == 58 + 18  # all but the 2 + 2 without any label
@@ -412,7 +394,5 @@ def test_labels_beside_an_old_layout_are_found(pretrained, old_layout, labels, t
             (tmp_path / "data" / file.name).symlink_to(file)
     (tmp_path / "data" / "oc.csv").write_text(labels.read_text(encoding="utf-8"), encoding="utf-8")
     flags = {"task": "multilabel", "label_name": "died,long", "max_epochs": 1}
-    status, _, errors = finetune(pretrained, tmp_path / "data", tmp_path / "runs", **flags)
-    assert status == 0, errors
-    status, _, errors = command("evaluate", ckpt=run_of(tmp_path / "runs"), split="valid")
-    assert status == 0, errors
+    succeeded(finetune(pretrained, tmp_path / "data", tmp_path / "runs", **flags))
+    succeeded(command("evaluate", ckpt=run_of(tmp_path / "runs"), split="valid"))

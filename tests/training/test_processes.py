@@ -178,14 +178,31 @@ def test_a_loss_that_is_nan_in_one_process_ends_all_and_names_its_stays(both):
     assert errors.count("that of batch 2 of the epoch is NaN or infinite") == 2  # by each process, at the same time
 
 
-def test_one_failure_ends_all_and_the_run_goes_on_to_the_same_bits_or_with_another_number_of_processes(
-    both, compiled, tmp_path, monkeypatch
-):
+def test_one_failure_ends_all_and_the_run_resumes_in_one_process(both, compiled, tmp_path, monkeypatch):
+    """It trains on the stays that are left of the epoch, and says that the result is another one."""
     before, found, _ = both[2].partition("error: the second process has failed")
     assert found
     assert "Traceback" not in before
+    run = shutil.copytree(run_of(both[0] / "failing"), tmp_path / "copy")
+    seen, step = list[int](), SeqSetVAEFineTuner.training_step
+
+    def recorded(self: Any, batch: Any, index: int) -> torch.Tensor:
+        seen.extend(batch.stay_id.tolist())
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SeqSetVAEFineTuner, "training_step", recorded)
+    said = succeeded(call(["--resume", str(run), "--devices", "1", "--override", "devices"]))
+    assert "Processes: 2 before, 1 from now on, so the result is another one" in said
+    assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
+    steps = slice(STEPS, STEPS + 3)
+    done = {stay for rank in (0, 1) for batch in _saved(both[0], 2, rank)["stays"][steps] for stay in batch}
+    train = compiled.split("train")
+    assert sorted(seen) == sorted(set(train.stay_id[train.label >= 0].tolist()) - done)
+
+
+@pytest.mark.slow  # it starts two processes more
+def test_after_a_failure_both_processes_resume_to_the_same_bits(both):
     run = run_of(both[0] / "failing")
-    _goes_on_in_one_process(shutil.copytree(run, tmp_path / "copy"), both[0], compiled, monkeypatch)
     succeeded(call(["--resume", str(run)]))  # starts both processes by itself
     assert "Resumed in epoch 2, after 3 batches" in (run / "train.log").read_text(encoding="utf-8")
     assert not differences(run, run_of(both[0] / "runs"))
@@ -199,25 +216,6 @@ def test_two_processes_go_on_with_a_run_of_one(both, compiled):
     steps = zip(*(_saved(both[0], 2, rank, RESUMED)["stays"] for rank in (0, 1)), strict=True)
     pairs = zip(batches[4::2], batches[5::2], strict=True)
     assert [sorted(one + two) for one, two in steps] == [sorted(one + two) for one, two in pairs]
-
-
-def _goes_on_in_one_process(run: Path, two: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It trains on the stays that are left of the epoch, and says that the result is another one."""
-    seen, step = list[int](), SeqSetVAEFineTuner.training_step
-
-    def recorded(self: Any, batch: Any, index: int) -> torch.Tensor:
-        seen.extend(batch.stay_id.tolist())
-        return step(self, batch, index)
-
-    with monkeypatch.context() as changed:
-        changed.setattr(SeqSetVAEFineTuner, "training_step", recorded)
-        status, said, errors = call(["--resume", str(run), "--devices", "1", "--override", "devices"])
-    assert status == 0, errors
-    assert "Processes: 2 before, 1 from now on, so the result is another one" in said
-    assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
-    done = {stay for rank in (0, 1) for batch in _saved(two, 2, rank)["stays"][STEPS : STEPS + 3] for stay in batch}
-    train = cohort.split("train")
-    assert sorted(seen) == sorted(set(train.stay_id[train.label >= 0].tolist()) - done)
 
 
 def test_a_mode_for_one_process_says_so(compiled):

@@ -152,5 +152,4 @@ def test_a_best_checkpoint_with_other_weights_is_one_error(pretrained, old_layou
     content = torch.load(best, weights_only=False)
     content["state_dict"]["head.x"] = torch.zeros(1)
     torch.save(content, best)
-    errors = refusal(run)
-    assert "best.ckpt: its weights are not those of this run" in errors
+    assert "best.ckpt: its weights are not those of this run" in refusal(run)
