@@ -154,7 +154,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         super().optimizer_step(*args, **named)
         rates = {group["part"]: group["lr"] for group in self.trainer.optimizers[0].param_groups}
         lr = rates.get(SUMMARIES, rates.get("backbone"))
-        if lr is not None and hasattr(self.backbone, "after_step"):
+        if lr is not None:
             self.backbone.after_step(lr)
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:

@@ -23,6 +23,7 @@ from seqsetvae.cohort.sources import SOURCES
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.backbone import BackboneBase
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.settings.declare import argument, setting
 from seqsetvae.settings.groups import DataSettings
@@ -44,7 +45,7 @@ class BagSizes:
         return asdict(self)
 
 
-class Bag(nn.Module):
+class Bag(BackboneBase):
     """The mean over the events of a stay of a linear map of (embedding · value)."""
 
     architecture = "bag"
@@ -64,9 +65,6 @@ class Bag(nn.Module):
 
     def pooled_width(self, pooling: str) -> int:
         return self.sizes.bag_width
-
-    def compile_dense_parts(self) -> None:
-        self.map.compile()
 
 
 def _infer(shapes: Mapping[str, Sequence[int]], stated: Any, fallback: Any, file: str) -> BagSizes:

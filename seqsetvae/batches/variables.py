@@ -5,29 +5,28 @@ Legend: V variables of the cohort, I embedding width.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from seqsetvae.batches.loading import CohortDataModule, value_type
 from seqsetvae.batches.transform import ValueTransform
 from seqsetvae.cohort import Cohort
+from seqsetvae.models.backbone import BackboneBase
 from seqsetvae.models.beside import VALUES, BesideSummaries
 from seqsetvae.settings.groups import RunSettings
 
 
-def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Tensor:
+def variable_table(backbone: BackboneBase, cohort: Cohort, run: RunSettings) -> torch.Tensor:
     """How the backbone knows the cohort's variables: its own table, or else their embeddings [V, I].
 
     They are in the precision of the run.
     """
-    own = getattr(backbone, "variable_table", None)
-    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run))) if own is None else own(cohort)
+    own = backbone.variable_table(cohort)
+    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run))) if own is None else own
 
 
 def with_host_work(
-    data: CohortDataModule, backbone: Any, variables: torch.Tensor, again: bool = False
+    data: CohortDataModule, backbone: BackboneBase, variables: torch.Tensor, again: bool = False
 ) -> CohortDataModule:
     """A copy of the loaders whose batches hold what the backbone computes on the host, if anything.
 
@@ -37,18 +36,17 @@ def with_host_work(
     if isinstance(backbone, BesideSummaries):
         backbone, transform = backbone.summaries, VALUES
         variables = backbone.variable_table(data.cohort)
-    summarizer = getattr(backbone, "kept_summarizer" if again else "summarizer", None)
-    return data.with_prepare(None if summarizer is None else summarizer(variables), transform=transform)
+    prepare = backbone.kept_summarizer(variables) if again else backbone.summarizer(variables)
+    return data.with_prepare(prepare, transform=transform)
 
 
-def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[str, str]:
+def not_used(backbone: BackboneBase, cohort: Cohort, transform: ValueTransform) -> dict[str, str]:
     """Variables of a cohort that a model does not use, or not wholly, and why; the backbone is fitted or loaded."""
     left_out = cohort.manifest["report"].get("unknown_variables", {}).values()
     reasons = {name: "has no embedding, so its events were left out" for of_split in left_out for name in of_split}
     rare = "has too few training values (min_count): that it occurred is used, its values are not"
     reasons |= {name: rare for name in _numbers(cohort) if not transform.values_read(name)}
-    unused: dict[str, str] = getattr(backbone, "unused_variables", dict)()
-    reasons |= {name: why for name, why in unused.items() if name in cohort.vocabulary}
+    reasons |= {name: why for name, why in backbone.unused_variables().items() if name in cohort.vocabulary}
     known = getattr(backbone.sizes, "vocabulary", None)
     if known is not None:
         unknown = set(cohort.vocabulary) - set(known)

@@ -274,5 +274,5 @@ Explainer = SummaryExplainer | EventExplainer
 
 def explainer(model: FinetunedModel, known: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> Explainer:
     """The explainer of a model; `known` is how it knows the cohort's variables (`variables.variable_table`)."""
-    kind: Any = SummaryExplainer if hasattr(summaries_part(model.backbone), "inputs") else EventExplainer
+    kind: Any = SummaryExplainer if "inputs" in summaries_part(model.backbone).OFFERS else EventExplainer
     return kind(model, known, batches, cohort)

@@ -213,7 +213,7 @@ def predict_every_set(
 
 def is_causal(model: FinetunedModel) -> bool:
     """Whether the model has a state of each set that depends on no later set, and a pooling of the states up to it."""
-    return hasattr(model.backbone, "states") and model.pooling in PREFIX_POOLINGS
+    return "states" in model.backbone.OFFERS and model.pooling in PREFIX_POOLINGS
 
 
 @torch.inference_mode()

@@ -1,7 +1,6 @@
 """The architectures, by name. Importing this imports no torch.
 
-An architecture is a folder here whose __init__.py has the names below; a test registers one from its own file. Legend:
-N stays, P pooled width, S sets, D width of a state, V variables, I embedding width.
+An architecture is a folder here whose __init__.py has the names below; a test registers one from its own file.
 """
 
 from __future__ import annotations
@@ -18,13 +17,17 @@ from seqsetvae.system.errors import InputError
 
 
 class Architecture(Protocol):
-    """What an architecture must offer."""
+    """What the module of an architecture must have.
+
+    It may also have RECIPE, the settings that it recommends, RECIPES, those by the name of a switch among its sizes,
+    recipe_for(n_stays), those for so many labelled stays, and OTHER_VALUE_TRANSFORMS.
+    """
 
     Sizes: type[Any]  # its settings: a frozen dataclass with input_dim (I) and a `setting` for each flag
     PRESETS: dict[str, dict[str, Any]]  # sizes by preset; {"full": {}} where there is one preset alone
     SKIPPED: tuple[str, ...]  # regular expressions of whole names of weights that fine-tuning does not load, on purpose
     INERT: frozenset[str]  # names of weights that a checkpoint may lack, because they have no effect
-    OFFERS: frozenset[str]  # what else its backbone has, see `build`: states, table, layers
+    OFFERS: frozenset[str]  # of its backbone: states, table, layers, padded_history, inputs (backbone.py)
     NOT_IN_SHAPES: tuple[str, ...]  # sizes that the shapes of weights do not show
     VALUE_TRANSFORM: str  # how a new model reads the values of a cohort, a name in batches.transform.VALUE_TRANSFORMS
 
@@ -33,29 +36,7 @@ class Architecture(Protocol):
         ...
 
     def build(self, sizes: Any) -> Any:
-        """A backbone with random weights: a torch module with the attributes `architecture` (its name) and `sizes`
-        (with as_dict()) and the methods
-
-        - pooled(batch, embeddings [V, I], pooling) -> [N, P], and pooled_width(pooling) -> P;
-        - compile_dense_parts(): torch.compile what is worth it, in place;
-        - states(batch, embeddings) -> [S, D], if it OFFERS states: the state of a set depends on no later set;
-        - table(batch, embeddings) -> [N, columns] in numpy, if it OFFERS table: what boosted trees can be grown on;
-        - layers() -> {name: modules}, if it OFFERS layers: from input to output, every parameter in one of them.
-
-        It may also have
-
-        - fit(cohort, batches), called once for a new model with batches of training stays;
-        - n_inputs, the number of inputs that `fit` found; 0 is an error;
-        - start_small(n_stays, batches, embeddings), called once for a new model with the labelled training stays, and
-          after_step(lr), called after each optimizer step that trains it;
-        - variable_table(cohort), which takes the place of the embeddings in all of these;
-        - summarizer(variables), which returns what is to be computed of a batch on the host: batch -> batch.prepared,
-          and kept_summarizer(variables), the same for stays that are read in every epoch;
-        - keep_pretrained(weights), called once its weights were loaded from a checkpoint, with all weights of the file,
-          so that `table` has what pretraining learned, and drop_pretrained(), called where nothing reads the table;
-        - padded_history(), a module of plain operations, (set means [N, T, D], minutes [N, T]) -> states [N, T, D], to
-          be written as ONNX.
-        """
+        """A backbone with random weights, a subclass of `backbone.BackboneBase`."""
         ...
 
     def canonical_name(self, key: str) -> str:

@@ -12,31 +12,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from seqsetvae.batches.batch import Batch, PooledBatch
 from seqsetvae.batches.transform import ValueTransform, ZScore
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import variable_summaries
+from seqsetvae.models.backbone import BackboneBase
 from seqsetvae.models.variable_summaries.prepare import Summaries
 
 SUMMARIES = "summaries"  # the name of that part, and in hyper_parameters of its sizes
 VALUES: ValueTransform = ZScore(clip=10.0)  # what is summarized, however `main` reads values
 
 
-class BesideSummaries(nn.Module):
+class BesideSummaries(BackboneBase):
     """A backbone and a network on summaries, which the loaders compute (`batches.variables.with_host_work`)."""
 
-    def __init__(self, main: Any, sizes: variable_summaries.Sizes) -> None:
+    OFFERS = frozenset({"table"})
+
+    def __init__(self, main: BackboneBase, sizes: variable_summaries.Sizes) -> None:
         """`sizes` are those of the network; `fit` must come before training."""
         super().__init__()
         self.main, self.summaries = main, variable_summaries.build(sizes)
         self.architecture, self.sizes = main.architecture, main.sizes
 
-    @property
-    def n_inputs(self) -> int:
-        """Number of inputs of the network, whose `fit`, `start_small`, `after_step` and `table` these are too."""
-        return self.summaries.n_inputs
+    def has_no_input(self) -> bool:
+        return self.summaries.has_no_input()
 
     def fit(self, cohort: Cohort, batches: Iterable[Batch]) -> None:
         """`batches` of training stays have VALUES."""
@@ -49,7 +49,7 @@ class BesideSummaries(nn.Module):
         self.summaries.after_step(lr)
 
     def table(self, batch: Batch | PooledBatch, embeddings: torch.Tensor) -> np.ndarray:
-        """What boosted trees are grown on: [N, columns]."""
+        """[N, C] of the network."""
         return self.summaries.table(_prepared(batch), embeddings)
 
     def pooled(self, batch: Batch | PooledBatch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:

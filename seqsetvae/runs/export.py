@@ -175,7 +175,7 @@ def _parts(model: Exported) -> dict[str, Part]:
     parts = {}
     batch, backbone = model.batch, model.backbone
     with torch.no_grad():
-        if hasattr(backbone, "padded_history"):
+        if "padded_history" in backbone.OFFERS:
             mu = backbone.set_means(batch, model.embeddings)
             history = backbone.history(mu, batch, model.embeddings)
             read = backbone.history_input(mu, batch, model.embeddings)
@@ -203,7 +203,7 @@ def _padded(batch: Batch, **flat: torch.Tensor) -> tuple[torch.Tensor, dict[str,
 
 
 def _not_in_onnx(model: Exported) -> list[str]:
-    has_history = hasattr(model.backbone, "padded_history")
+    has_history = "padded_history" in model.backbone.OFFERS
     said = [
         "Not in ONNX: the set encoder, which reads sets of any size without padding; --mode embed writes its means, mu."
         if has_history

@@ -159,7 +159,7 @@ def module_and_data(
     n_stays = labelled_stays(cohort)
     if is_new:
         fit_to_training_stays(backbone, data.with_transform(VALUES) if has_summaries else data)
-    if getattr(backbone, "n_inputs", 1) == 0:
+    if backbone.has_no_input():
         raise InputError(
             f"{cohort.path}: the model has no input: in "
             + (f"its {n_stays:,} labelled training stays" if is_new else "what the checkpoint was pretrained on")
@@ -168,7 +168,7 @@ def module_and_data(
     variables = variable_table(backbone, cohort, settings.run)
     in_this_process = settings.loader.num_workers == 0  # a worker lives for one epoch and sees each stay once
     data = with_host_work(data, backbone, variables, again=in_this_process)
-    if is_new and hasattr(backbone, "start_small"):
+    if is_new:
         backbone.start_small(n_stays, data.loader("train"), variables)
     if members is None:
         members = fit_members(settings.trees, backbone, variables, data, lambda: out_of_fold(settings, cohort))

@@ -214,7 +214,7 @@ def load_pretrained(
     of_file = ARCHITECTURES[checkpoint.architecture]
     backbone = of_file.build(sizes) if build is None else build(checkpoint.architecture, sizes)
     report = load_backbone(backbone, checkpoint, pretrained.allow_partial_backbone)
-    if build is None and hasattr(backbone, "keep_pretrained"):
+    if build is None:
         backbone.keep_pretrained(checkpoint.weights)
     print(f"Checkpoint: {path}\n{report}")
     plain = {name: len(value) if isinstance(value, list) else value for name, value in sizes.as_dict().items()}

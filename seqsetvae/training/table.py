@@ -15,6 +15,7 @@ import torch
 
 from seqsetvae.batches.loading import CohortDataModule, take_stays
 from seqsetvae.models import linear
+from seqsetvae.models.backbone import BackboneBase
 from seqsetvae.models.members import KINDS_OF_TREES, LINEAR, NETWORK, Member, Members, chosen_weights
 from seqsetvae.models.trees import MAX_STAYS, BoostedTrees
 from seqsetvae.settings.groups import TreeSettings
@@ -26,10 +27,9 @@ from seqsetvae.tasks.targets import spec_of, truth
 FIT_STAYS = 20_000  # that quantiles are computed from, which bounds memory
 
 
-def fit_to_training_stays(backbone: Any, data: CohortDataModule) -> None:
-    """Call the backbone's `fit`, if it has one, with at most FIT_STAYS training stays in random order."""
-    if hasattr(backbone, "fit"):
-        backbone.fit(data.cohort, take_stays(data.loader("train", shuffle=True), FIT_STAYS))
+def fit_to_training_stays(backbone: BackboneBase, data: CohortDataModule) -> None:
+    """Call the backbone's `fit` with at most FIT_STAYS training stays in random order."""
+    backbone.fit(data.cohort, take_stays(data.loader("train", shuffle=True), FIT_STAYS))
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,14 @@ class OutOfFold:
 
 def fit_members(
     settings: TreeSettings,
-    backbone: Any,
+    backbone: BackboneBase,
     variables: torch.Tensor,
     data: CohortDataModule,
     out_of_fold: Callable[[], Sequence[OutOfFold]],
 ) -> Members | None:
     """The network and what it is averaged with; None: it is alone. `out_of_fold` trains what weights are chosen by."""
     if not settings.beside_network:
-        if hasattr(backbone, "drop_pretrained"):
-            backbone.drop_pretrained()
+        backbone.drop_pretrained()
         return None
     parts = [] if settings.average == "fixed" else out_of_fold()
     stays, table = table_of_split(backbone, variables, data, "train")
@@ -120,7 +119,7 @@ def _of_networks(stay_id: np.ndarray, parts: Sequence[OutOfFold]) -> np.ndarray:
 
 
 def table_of_split(
-    backbone: Any, variables: torch.Tensor, data: CohortDataModule, split: str
+    backbone: BackboneBase, variables: torch.Tensor, data: CohortDataModule, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the labelled stays of a split [n], ascending, and the backbone's table of them [n, c].
 

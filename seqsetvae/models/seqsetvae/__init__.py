@@ -13,7 +13,7 @@ from seqsetvae.models.seqsetvae.layout import (
     infer_sizes,
     random_in_file,
 )
-from seqsetvae.models.seqsetvae.sizes import PRESETS, RECIPES, Sizes, problems
+from seqsetvae.models.seqsetvae.sizes import OFFERS, PRESETS, RECIPES, Sizes, problems
 
 if TYPE_CHECKING:
     from seqsetvae.models.seqsetvae.backbone import Backbone
@@ -35,7 +35,6 @@ __all__ = [
     "random_in_file",
 ]
 
-OFFERS = frozenset({"states", "layers"})
 VALUE_TRANSFORM = "z_score"
 OTHER_VALUE_TRANSFORMS = ("quantiles", "normal_scores")
 

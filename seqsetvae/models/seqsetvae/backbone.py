@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.batches.batch import Batch
+from seqsetvae.models.backbone import BackboneBase
 from seqsetvae.models.seqsetvae.history_encoder import (
     TIME_BUCKETS,
     CausalTransformer,
@@ -22,16 +23,17 @@ from seqsetvae.models.seqsetvae.history_encoder import (
 )
 from seqsetvae.models.seqsetvae.running_statistics import RunningStatistics
 from seqsetvae.models.seqsetvae.set_encoder import MAB, SetEncoder
-from seqsetvae.models.seqsetvae.sizes import Sizes
+from seqsetvae.models.seqsetvae.sizes import OFFERS, Sizes
 from seqsetvae.ops.pooling import POOLINGS, pool
 
 TIME_SCALE = 0.1  # of the initial time embedding of a new model with running statistics
 
 
-class Backbone(nn.Module):
+class Backbone(BackboneBase):
     """The sets of each stay → history states."""
 
     architecture = "seqsetvae"  # its name, recorded in checkpoints
+    OFFERS = OFFERS
     time_edges: torch.Tensor
 
     def __init__(self, sizes: Sizes) -> None:

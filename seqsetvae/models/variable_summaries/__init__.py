@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from seqsetvae.models.variable_summaries.sizes import PRESETS, RECIPE, Sizes, problems, recipe_for
+from seqsetvae.models.variable_summaries.sizes import OFFERS, PRESETS, RECIPE, Sizes, problems, recipe_for
 from seqsetvae.settings.old_names import current
 from seqsetvae.system.errors import InputError
 
@@ -32,7 +32,6 @@ __all__ = [
     "recipe_for",
 ]
 
-OFFERS = frozenset({"table"})
 VALUE_TRANSFORM = "z_score"
 SKIPPED: tuple[str, ...] = (r"objective\..*",)  # of pretraining
 INERT = frozenset({"presence", "combination_presence"})  # without effect on predictions; earlier versions had none

@@ -18,6 +18,7 @@ from torch import nn
 import seqsetvae.models.variable_summaries.encoding as encoding  # not from: it imports this file
 from seqsetvae.batches.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
+from seqsetvae.models.backbone import BackboneBase
 from seqsetvae.models.variable_summaries.derived import COMBINATIONS
 from seqsetvae.models.variable_summaries.inputs import Inputs
 from seqsetvae.models.variable_summaries.prepare import (
@@ -29,7 +30,7 @@ from seqsetvae.models.variable_summaries.prepare import (
     named_rows,
 )
 from seqsetvae.models.variable_summaries.relevance import Relevance, relevance
-from seqsetvae.models.variable_summaries.sizes import Sizes, shrinkage_for
+from seqsetvae.models.variable_summaries.sizes import OFFERS, Sizes, shrinkage_for
 from seqsetvae.models.variable_summaries.summaries import SUMMARIES, common_length, stay_hours
 from seqsetvae.ops.grouped import grouped_products
 
@@ -44,10 +45,11 @@ NOT_KNOWN = -1.0  # the share of training stays that have a summary, in checkpoi
 LEARNED = ("learned_weight", "learned_combination_weight", "learned_bias", "forecast_weight", "forecast_bias")
 
 
-class Backbone(nn.Module):
+class Backbone(BackboneBase):
     """A patient's events → one vector, by way of summaries. `fit` must come before training."""
 
     architecture = "variable_summaries"
+    OFFERS = OFFERS
     bounds: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
@@ -143,6 +145,9 @@ class Backbone(nn.Module):
     def n_inputs(self) -> int:
         """Number of summaries and combinations that the network reads."""
         return int(self.used.sum() + self.combination_used.sum())
+
+    def has_no_input(self) -> bool:
+        return self.n_inputs == 0
 
     def fit(self, cohort: Cohort, batches: Iterable[Batch]) -> None:
         """Bounds of the values and quantiles of the summaries, from training stays, all of which are held in memory.
@@ -353,9 +358,6 @@ class Backbone(nn.Module):
         """Column of each summary in `table`, -1 for those that are not in it: [V, F]."""
         inside = self.in_table.cpu()
         return torch.where(inside, inside.flatten().cumsum(0).reshape(inside.shape) - 1, -1)
-
-    def compile_dense_parts(self) -> None:
-        """The products differ in their number of rows in every batch: nothing is worth compiling."""
 
 
 def _known(numbers: np.ndarray, otherwise: float) -> torch.Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 from seqsetvae.settings.declare import setting
 from seqsetvae.settings.kinds import integer, number
 
+OFFERS = frozenset({"table", "inputs"})  # see models/backbone.py
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
