@@ -82,7 +82,7 @@ def train(
 ) -> Summary:
     """Fine-tune an open backbone on its cohort; `finish` is called with the run folder when all else is done."""
     settings = resolved(settings)
-    say_recipe(settings)
+    say_recipe(settings, opened.model.sizes)
     device, report, task = opened.device, opened.report, settings.task.task
     watched = Watched(f"val_{TASKS[task].WATCHED}", "max", keep_last=settings.schedule.keep == "last")
     module, data = module_and_data(settings, opened, members_of_run(resume))
@@ -128,8 +128,11 @@ def train(
     )
 
 
-def say_recipe(settings: Settings) -> None:
-    """Print which settings have the values that the architecture recommends, and what else it could be."""
+def say_recipe(settings: Settings, sizes: Any) -> None:
+    """Print which settings have the values that the architecture recommends, and what else it could be.
+
+    `sizes` are those of the backbone, which a checkpoint may bring.
+    """
     name, used = settings.architecture.architecture, as_plain(settings)
     recipes = {name: getattr(ARCHITECTURES[name], "RECIPE", {})}
     recipes |= {f"--{each}": it for each, it in getattr(ARCHITECTURES[name], "RECIPES", {}).items() if used[each]}
@@ -139,6 +142,8 @@ def say_recipe(settings: Settings) -> None:
         listed = ", ".join(f"{each} {value}" for each, value in recipe.items() if used.get(each) == value)
         if listed:
             print(f"Settings from the recipe of {of}: {listed}")
+    if getattr(sizes, "running_statistics", False) and not used["running_statistics"]:
+        print("The checkpoint has running statistics: --running_statistics brings their recipe (docs/experiments.md)")
     if "table" not in ARCHITECTURES[name].OFFERS and not settings.beside.summaries:
         print(
             "Summaries beside the backbone: none (--summaries false), so the numbers are those of earlier versions; "

@@ -102,6 +102,7 @@ def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled, tmp_pat
     printed = succeeded(finetune(run_of(tmp_path, "pretrain"), compiled.path, tmp_path, max_epochs=1))
     assert "skipped on purpose       2   objective (2)" in printed
     assert "missing                  0" in printed
+    assert ("--running_statistics brings their recipe" in printed) is running
     weights = load_finetuned(run_of(tmp_path) / "checkpoints" / "best.ckpt").model.state_dict()
     learned = [value for name, value in weights.items() if name.endswith(RUNNING)]
     assert [bool(value.any()) for value in learned] == [True] * running  # it has been trained, and was loaded
