@@ -58,8 +58,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# With running_statistics: their learning rate in fine-tuning if they begin at zero (pretrained, they have that of the
-# backbone), and the settings of fine-tuning that were best with them (docs/experiments.md), where the user sets no others.
+# With running_statistics: their learning rate in fine-tuning if they begin at zero (pretrained, it is the backbone's),
+# and the settings of fine-tuning that were best with them (docs/experiments.md), where the user sets no others.
 RUNNING_LR = 3e-3
 RECIPES: dict[str, dict[str, Any]] = {
     "running_statistics": {
