@@ -14,9 +14,7 @@ label_name = None  # column of oc.csv to predict, with values 0 and 1; None: in_
 task = "binary"  # fine-tuning: binary, multilabel, multiclass or regression; label_name then lists columns: a,b,c
 skip_bad = False  # true: leave out faulty files and list them in skipped.csv; false: stop at the first one
 max_sets = None  # number of sets: use only the last max_sets sets of each stay; None: use all sets
-value_transform = (
-    None  # of a new model: z_score, quantiles (positions among training values) or normal_scores; None: z_score
-)
+value_transform = None  # new model: z_score, quantiles (positions among training values), normal_scores; None: z_score
 value_clip = 10.0  # standard deviations: larger z-scores are set to this; None: no limit; a checkpoint keeps its own
 min_count = 20  # training values: rarer variables get the value 1; unchanged, it is at most 1 in 50 training stays
 batch_size = 8  # stays per batch; fine-tuning needs at least 4, because smaller batches often have no positive stay

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import processes_of, resolve
-from seqsetvae.cli.config_file import chosen, load
+from seqsetvae.cli.config import chosen, load
 from seqsetvae.system.console import recorded_output, steady_output
 from seqsetvae.system.environment import program, require_usable
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.interrupt import StopRequest, handled
-from seqsetvae.system.memory import keep_freed_memory
 from seqsetvae.system.processes import check_processes, launch, lost_another, other_output, read_slurm, this_process
+from seqsetvae.system.resources import keep_freed_memory
 
 CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again

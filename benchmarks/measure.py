@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from seqsetvae.system.memory import keep_freed_memory, peak_mib
+from seqsetvae.system.resources import keep_freed_memory, peak_mib
 
 
 @dataclass(frozen=True)

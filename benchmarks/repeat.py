@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from seqsetvae.system.memory import release, status_mib
+from seqsetvae.system.resources import release, status_mib
 from train_optimized import main as train
 
 FLAGS = ("--mode", "finetune", "--from_random_weights", "--unfreeze_after", "0", "--max_epochs", "2")

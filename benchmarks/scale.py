@@ -28,7 +28,7 @@ from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import Joined, Part, as_shard
 from seqsetvae.cohort.tidy import Rows, Skip, Stays, UnnamedRows
-from seqsetvae.system.memory import peak_mib, status_mib
+from seqsetvae.system.resources import peak_mib, status_mib
 
 LABEL = "in_hospital_mortality"
 N_VARIABLES = 40

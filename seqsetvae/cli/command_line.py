@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import seqsetvae.cli.config_file as config_file
+import seqsetvae.cli.config as config_file
 from seqsetvae import __version__
 from seqsetvae.settings.declare import (
     Problems,

@@ -23,9 +23,8 @@ from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.cohort.variables import NONE
-from seqsetvae.system.errors import InputError, cut
+from seqsetvae.system.errors import ERROR, NOTE, WARNING, Finding, InputError, cut, totals
 from seqsetvae.system.files import CannotWriteError, scratch_folder
-from seqsetvae.system.findings import ERROR, NOTE, WARNING, Finding, totals
 
 LONGEST_ITEM = 500  # characters of an item, such as a name that is no name
 TITLES = {ERROR: "Errors, to correct before training:", WARNING: "Warnings:", NOTE: "Notes:"}

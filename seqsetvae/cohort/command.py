@@ -26,7 +26,7 @@ from seqsetvae.system.console import steady_output
 from seqsetvae.system.environment import program
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import refuse_existing
-from seqsetvae.system.memory import keep_freed_memory
+from seqsetvae.system.resources import keep_freed_memory
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells expect after Ctrl-C
 

@@ -15,8 +15,7 @@ from seqsetvae.cohort.profile import equal_stays, hours, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names, event_counts, no_statistics, unusual, without_statistics
 from seqsetvae.cohort.spans import TIMES
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
-from seqsetvae.system.errors import counted
-from seqsetvae.system.findings import ERROR, NOTE, WARNING, Finding
+from seqsetvae.system.errors import ERROR, NOTE, WARNING, Finding, counted
 
 EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
 WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong, and it outweighs all others in a loss

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, StayEvents, stay_blocks
-from seqsetvae.system.findings import WARNING, Finding
+from seqsetvae.system.errors import WARNING, Finding
 
 PROFILE = "training_data"  # the key in checkpoints that we write
 NEARLY = 0.9  # stays are cut at one time if half of them are this near to the longest of them

@@ -15,8 +15,7 @@ from seqsetvae.cohort.imported import END, IMPORT, SKIPPED, FaultyFiles
 from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.spans import TIMES, span_findings
 from seqsetvae.cohort.variables import FILE, NONE, TRAIN_SPLIT, Sums
-from seqsetvae.system.errors import counted, named, shown
-from seqsetvae.system.findings import ERROR, WARNING, Finding
+from seqsetvae.system.errors import ERROR, WARNING, Finding, counted, named, shown
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
 NOT_IN = {

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.tidy import Bools, Floats, Rows, Stays
-from seqsetvae.system.errors import InputError, counted
-from seqsetvae.system.findings import ERROR, WARNING, Finding
+from seqsetvae.system.errors import ERROR, WARNING, Finding, InputError, counted
 
 TIMES = "times"  # in the report of a manifest
 DAY = 1440.0

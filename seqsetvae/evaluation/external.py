@@ -25,8 +25,7 @@ from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, error
 from seqsetvae.evaluation.recalibration import ENOUGH, Fitted, recalibrate, too_few
 from seqsetvae.evaluation.results import intervals_of, metrics_with_intervals, resampled_unit
 from seqsetvae.evaluation.statistics import RESAMPLES, Floats, MetricValues
-from seqsetvae.system.errors import counted, named
-from seqsetvae.system.findings import NOTE, WARNING, Finding
+from seqsetvae.system.errors import NOTE, WARNING, Finding, counted, named
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import Scores, title_of
 from seqsetvae.tasks.spec import BINARY, Recalibrated

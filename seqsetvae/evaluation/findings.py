@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from seqsetvae.system.errors import counted
-from seqsetvae.system.findings import NOTE, WARNING, Finding
+from seqsetvae.system.errors import NOTE, WARNING, Finding, counted
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import BINARY_METRICS, title_of
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seqsetvae.evaluation.findings import IN_WORDS, findings_of, hidden_words, said_first, verdict
 from seqsetvae.evaluation.groups import SMALLEST, Subgroup, by_group
 from seqsetvae.evaluation.statistics import RESAMPLES, Floats, Interval, MetricValues, bootstrap, shares_subjects
-from seqsetvae.system.findings import LEVELS
+from seqsetvae.system.errors import LEVELS
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import AT_THRESHOLD, BINARY_METRICS, title_of
 

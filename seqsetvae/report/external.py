@@ -22,7 +22,7 @@ from seqsetvae.report.parts import (
 )
 from seqsetvae.report.run_files import Plain, Run
 from seqsetvae.report.style import VERMILLION
-from seqsetvae.system.findings import Finding
+from seqsetvae.system.errors import Finding
 
 MAIN = ("auroc", "auprc", "brier", "mean_difference", "calibration_intercept", "calibration_slope")
 IDEAL = {"mean_difference": 0.0, "calibration_intercept": 0.0, "calibration_slope": 1.0}

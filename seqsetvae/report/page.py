@@ -22,9 +22,8 @@ from seqsetvae.report.parts import Picture, Section
 from seqsetvae.report.run_files import Run, Runs
 from seqsetvae.report.style import as_svg, for_page, write_files
 from seqsetvae.system.environment import program
-from seqsetvae.system.errors import InputError, counted, named
+from seqsetvae.system.errors import LEVELS, NOTE, WARNING, Finding, InputError, counted, named
 from seqsetvae.system.files import cannot_write, write_text
-from seqsetvae.system.findings import LEVELS, NOTE, WARNING, Finding
 from seqsetvae.system.privacy import absolute_paths, as_cell, without_folders
 
 REPORT, FIGURES = "report.html", "figures"

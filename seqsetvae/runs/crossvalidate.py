@@ -17,9 +17,8 @@ from seqsetvae.models.trees import lightgbm
 from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_fold
 from seqsetvae.runs.finetune import labels_of
 from seqsetvae.settings.declare import as_plain
-from seqsetvae.system.errors import InputError, Terminated
+from seqsetvae.system.errors import WARNING, Finding, InputError, Terminated
 from seqsetvae.system.files import file_sha256, read_json, write_text
-from seqsetvae.system.findings import WARNING, Finding
 from seqsetvae.tasks.spec import BINARY, Spec
 from seqsetvae.tasks.targets import require_targets, spec_of
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint

@@ -46,7 +46,7 @@ from seqsetvae.settings.tuning import resolved
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256, require_no_pipe, write_text
-from seqsetvae.system.memory import release
+from seqsetvae.system.resources import release
 from seqsetvae.system.schema import read_checked
 from seqsetvae.tasks.targets import spec_of, truth
 from seqsetvae.training.precision import prepare_device, weight_type

@@ -23,6 +23,7 @@ from seqsetvae.evaluation.calibration import (
 from seqsetvae.evaluation.contributions import contributions, highest
 from seqsetvae.evaluation.external import ExternalCohort
 from seqsetvae.evaluation.findings import as_text
+from seqsetvae.evaluation.groups import read_subgroup_table, subgroups_of
 from seqsetvae.evaluation.prediction_file import (
     SUFFIXES,
     prediction_table,
@@ -34,13 +35,11 @@ from seqsetvae.evaluation.prediction_file import (
 )
 from seqsetvae.evaluation.predictions import Predictions, until_hour
 from seqsetvae.evaluation.results import evaluation, table
-from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
 from seqsetvae.runs.external import calibrated_on, external_results, open_external, predict_external, require_fitted
 from seqsetvae.runs.predict import refuse_for_task
 from seqsetvae.runs.scoring import Scorer, open_scorer
-from seqsetvae.system.errors import InputError
+from seqsetvae.system.errors import WARNING, Finding, InputError
 from seqsetvae.system.files import cannot_write, not_writable
-from seqsetvae.system.findings import WARNING, Finding
 from seqsetvae.system.privacy import checkpoint_names
 from seqsetvae.system.processes import broadcast_from_first, finish_distributed, this_process
 from seqsetvae.tasks import TASKS

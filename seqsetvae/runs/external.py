@@ -25,14 +25,12 @@ from seqsetvae.evaluation.external import (
     refit_calibration,
     sites_text,
 )
-from seqsetvae.evaluation.groups import Subgroup
+from seqsetvae.evaluation.groups import STAY, Subgroup, read_subgroup_table
 from seqsetvae.evaluation.heterogeneity import FEWEST_SITES
 from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.evaluation.subgroups import STAY, read_subgroup_table
 from seqsetvae.runs.scoring import Scorer, is_data_of_run, open_scorer
-from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.errors import WARNING, Finding, InputError, counted
 from seqsetvae.system.files import file_sha256, not_writable
-from seqsetvae.system.findings import WARNING, Finding
 from seqsetvae.tasks.spec import BINARY, Calibration
 from seqsetvae.training.run_folder import CONFIG, find_checkpoint
 

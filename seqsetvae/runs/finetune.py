@@ -16,10 +16,13 @@ from seqsetvae.batches.loading import CohortDataModule, data_module
 from seqsetvae.batches.transform import ValueTransform
 from seqsetvae.batches.variables import variable_table, with_host_work
 from seqsetvae.checkpoint.backbone import Loaded
+from seqsetvae.checkpoint.file import read_file
 from seqsetvae.checkpoint.record import TrainedOn
 from seqsetvae.cli.finetune import Settings
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.profile import Profile, median_hours
+from seqsetvae.evaluation.calibration import calibrate
+from seqsetvae.evaluation.predictions import predict, predictions_of
 from seqsetvae.models import ARCHITECTURES, variable_summaries
 from seqsetvae.models.beside import VALUES, BesideSummaries
 from seqsetvae.models.head import set_prior, weight_of_positives
@@ -36,14 +39,14 @@ from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import BINARY, columns_of
 from seqsetvae.tasks.targets import fit_targets, label_file, read_label_file, spec_of, without_label
-from seqsetvae.training.calibrate import calibrate_best
 from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
 from seqsetvae.training.finite import stays_in_a_file
 from seqsetvae.training.optimizer import check_layers
 from seqsetvae.training.precision import Precision
 from seqsetvae.training.resume import is_finished
+from seqsetvae.training.run_folder import best_row
 from seqsetvae.training.schedule import Watched
-from seqsetvae.training.stages import finetune_in_stages
+from seqsetvae.training.stages import Run, finetune_in_stages
 from seqsetvae.training.start import start_run, train_and_summarize
 from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
 from seqsetvae.training.table import fit_members, fit_to_training_stays
@@ -112,7 +115,7 @@ def train(
         finish_distributed()
         if TASKS[task].Calibration is not None:
             with stays_in_a_file(run.folder):
-                calibrate_best(run, module, compute_features, precision)
+                _calibrate_best(run, module, compute_features, precision)
         else:
             print(f"Predictions of --task {task} are not calibrated")
 
@@ -126,6 +129,27 @@ def train(
         ),
         finish,
     )
+
+
+def _calibrate_best(
+    run: Run, module: Any, compute_features: Callable[[], CachedFeatures], precision: Precision
+) -> None:
+    """Write calibration.json for best.ckpt; afterwards the fine-tuner has its weights.
+
+    A checkpoint of stage 1 has the frozen backbone, whose features are cached; for one of stage 2 the validation split
+    is run through the backbone once more.
+    """
+    module.freeze_backbone()
+    module.load_state_dict(read_file(run.folder.best)["state_dict"])
+    module.to(precision.device).eval()
+    is_frozen = best_row(list(run.state.rows), run.watched).stage == 1
+    rows = compute_features().rows["valid"] if is_frozen else None
+    loader = run.data.loader("valid", rows=rows)
+    context = precision.context()
+    predictions = predict(
+        module.spec, lambda batch, _: module.predicted(batch), module.embeddings, loader, "valid", context
+    )
+    print(calibrate(run.folder.best, predictions_of(module.spec, run.data.cohort, "valid", *predictions)))
 
 
 def say_recipe(settings: Settings, sizes: Any) -> None:

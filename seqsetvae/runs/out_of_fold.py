@@ -23,7 +23,7 @@ from seqsetvae.settings.declare import changed
 from seqsetvae.system.console import print_line, silent
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.files import CannotWriteError
-from seqsetvae.system.memory import release
+from seqsetvae.system.resources import release
 from seqsetvae.tasks.targets import spec_of, with_targets_of
 from seqsetvae.training.checkpoints import rng_states, set_rng_states
 from seqsetvae.training.run_folder import RunFolder

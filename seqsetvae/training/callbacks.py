@@ -17,7 +17,7 @@ from seqsetvae.batches.batch import Batch
 from seqsetvae.system.console import Progress, duration
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import append_text
-from seqsetvae.system.memory import peak_mib
+from seqsetvae.system.resources import peak_mib
 from seqsetvae.training.run_folder import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.trackers import Tracker, tensorboard

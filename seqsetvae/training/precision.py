@@ -12,9 +12,9 @@ import torch
 
 from seqsetvae.settings.groups import RunSettings
 from seqsetvae.system.console import warn
-from seqsetvae.system.cores import allowed_cores, fitting_threads
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.processes import init_distributed
+from seqsetvae.system.resources import allowed_cores, fitting_threads
 
 
 def prepare_device(run: RunSettings) -> torch.device:

@@ -25,8 +25,8 @@ from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.system.console import print_line
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.interrupt import StopRequest
-from seqsetvae.system.memory import return_freed_memory
 from seqsetvae.system.processes import lost_another, this_process
+from seqsetvae.system.resources import return_freed_memory
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import LastCheckpoint, SafeCheckpointIO, best_checkpoint, set_rng_states
 from seqsetvae.training.feature_cache import CachedFeatures

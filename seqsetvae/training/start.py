@@ -22,11 +22,11 @@ from seqsetvae.settings.declare import as_plain, chosen_in
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.settings.resume import CHECKSUM, CHOSEN, settings_checksum
 from seqsetvae.system.console import end_log, start_log, warn
-from seqsetvae.system.cores import watched_cores
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
 from seqsetvae.system.interrupt import stoppable
 from seqsetvae.system.processes import broadcast_from_first, first_process_first, this_process
+from seqsetvae.system.resources import watched_cores
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.precision import effective_precision, say_precision
 from seqsetvae.training.resume import ResumePoint, check_same_inputs, identity, read_resume_point, require_same_run

@@ -18,7 +18,7 @@ from benchmarks.repeat import HEADER, one_training
 from benchmarks.workloads import STEPS, Stays, Workload, open_stays
 from seqsetvae.batches.loading import collate
 from seqsetvae.models.seqsetvae.backbone import Backbone
-from seqsetvae.system import memory
+from seqsetvae.system import resources as memory
 from seqsetvae.system.errors import InputError
 from tests import tiny
 

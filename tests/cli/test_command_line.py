@@ -17,7 +17,8 @@ import pytest
 
 import finetune_config_optimized as config
 import train_optimized
-from seqsetvae.cli import MODES, config_file
+from seqsetvae.cli import MODES
+from seqsetvae.cli import config as config_file
 from seqsetvae.cli.command_line import parser, resolve, settings_of
 from seqsetvae.cohort.command import _parser as data_command
 from seqsetvae.settings.declare import as_plain, declared

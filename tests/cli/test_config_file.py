@@ -14,7 +14,8 @@ import pytest
 
 import finetune_config_optimized as config
 import train_optimized
-from seqsetvae.cli import MODES, config_file
+from seqsetvae.cli import MODES
+from seqsetvae.cli import config as config_file
 from seqsetvae.cli.command_line import parser, settings_of
 from seqsetvae.models import ArchitectureSettings
 from seqsetvae.settings.old_names import OLD_NAMES, old_name

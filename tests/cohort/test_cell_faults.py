@@ -17,7 +17,7 @@ from seqsetvae.cohort.names import LONGEST_CELL, swallows_rows
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, read_variable_map
 from seqsetvae.cohort.sources import physionet2012, seqsetvae_layout
 from seqsetvae.cohort.tables import events, read
-from seqsetvae.evaluation.subgroups import read_subgroup_table
+from seqsetvae.evaluation.groups import read_subgroup_table
 from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.targets import read_label_file
 

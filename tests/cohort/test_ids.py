@@ -11,7 +11,7 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.names import MISSING
 from seqsetvae.cohort.sidefiles import read_labels
 from seqsetvae.cohort.tables.cells import as_ids
-from seqsetvae.evaluation.subgroups import read_subgroup_table
+from seqsetvae.evaluation.groups import read_subgroup_table
 from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.spec import numbers
 from seqsetvae.tasks.targets import read_label_file

@@ -15,7 +15,7 @@ from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.report import splits_of_statistics
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.variables import Sums
-from seqsetvae.system.findings import ERROR
+from seqsetvae.system.errors import ERROR
 from tests.command import finetune, succeeded
 
 

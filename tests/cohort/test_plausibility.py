@@ -10,8 +10,7 @@ import pytest
 from seqsetvae.cohort.checks import Check, check_folder
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.profile import equal_stays, last_seen
-from seqsetvae.system.errors import InputError
-from seqsetvae.system.findings import ERROR, NOTE, WARNING, Finding
+from seqsetvae.system.errors import ERROR, NOTE, WARNING, Finding, InputError
 
 from .conftest import Folder, Row
 from .test_compile import compiled

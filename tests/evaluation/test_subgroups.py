@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqsetvae.evaluation.subgroups import MISSING, read_subgroup_table, subgroups_of
+from seqsetvae.evaluation.groups import MISSING, read_subgroup_table, subgroups_of
 from seqsetvae.system.errors import InputError
 
 STAYS = np.arange(100, 120)

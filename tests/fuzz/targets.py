@@ -16,7 +16,8 @@ import numpy as np
 
 import finetune_config_optimized as config
 from seqsetvae.batches.loading import collate
-from seqsetvae.cli import MODES, config_file
+from seqsetvae.cli import MODES
+from seqsetvae.cli import config as config_file
 from seqsetvae.cli.command_line import resolve, settings_of
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command

@@ -8,7 +8,7 @@ import pytest
 
 from seqsetvae.report.page import findings_of_run
 from seqsetvae.report.run_files import read_run
-from seqsetvae.system.findings import LEVELS
+from seqsetvae.system.errors import LEVELS
 from tests.report.example import NASTY, estimate
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from seqsetvae.system import cores
+from seqsetvae.system import resources as cores
 
 
 def group(tmp_path, line, files):

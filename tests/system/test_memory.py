@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import train_optimized
-from seqsetvae.system.memory import STATUS, keep_freed_memory, peak_mib, return_freed_memory
+from seqsetvae.system.resources import STATUS, keep_freed_memory, peak_mib, return_freed_memory
 from tests.training.helpers import scripted_run
 
 PAGES = 64 * 2**20 // 4096
@@ -15,7 +15,7 @@ FAULTS_OF_LATER_STEPS = f"""
 import resource
 import sys
 import numpy as np
-from seqsetvae.system.memory import keep_freed_memory, peak_mib
+from seqsetvae.system.resources import keep_freed_memory, peak_mib
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 def step():
     return [np.ones({PAGES} * 512) for _ in range(2)]
@@ -43,7 +43,7 @@ def test_a_step_finds_the_memory_of_the_one_before_it():
 
 GAPS = """
 import numpy as np
-from seqsetvae.system.memory import keep_freed_memory, return_freed_memory, status_mib
+from seqsetvae.system.resources import keep_freed_memory, return_freed_memory, status_mib
 kept = keep_freed_memory()
 arrays = [np.ones(2**17) for _ in range(200)]  # 1 MiB each
 del arrays[:-1]  # below the last one, which lives
@@ -86,7 +86,7 @@ def test_elsewhere_it_says_that_nothing_was_done(monkeypatch):
 
 def test_the_peak_of_the_process_grows_with_what_it_holds():
     """Of a fresh process, because this one may have had more before."""
-    code = "from seqsetvae.system.memory import peak_mib\n"
+    code = "from seqsetvae.system.resources import peak_mib\n"
     code += "before = peak_mib(); x = bytes(200 * 2**20); x = bytearray(x); "
     code += "print(before, peak_mib())"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(train_optimized.__file__).parent, capture_output=True)
