@@ -23,10 +23,10 @@ num_workers = 0  # DataLoader worker processes; 0 is usually fastest, because ba
 
 # --- Backbone of a new model (a checkpoint has its own sizes; these fill in only what it does not state) --------------
 architecture = "seqsetvae"  # seqsetvae or variable_summaries; the latter brings its own values of settings left as is
-preset = "full"  # full: the sizes below; small: width 64 and 2 history layers instead (for CPUs)
+preset = "full"  # full: the sizes below; small: width 64 and 2 history layers (for CPUs); light: small, and levels 0
 reduced_dim = 256  # width to which variable embeddings are projected; None: no projection
 latent_dim = 256  # width of each set's latent Gaussian and of the history states
-levels = 2  # number of set-attention blocks in the set encoder
+levels = 2  # number of set-attention blocks in the set encoder; 0: a set is the mean of its events
 heads = 2  # attention heads in the set encoder
 m = 16  # inducing points per set-attention block
 ff_dim = 512  # width of the feed-forward layers in the history encoder

@@ -22,6 +22,7 @@ SHAPES: list[dict[str, Any]] = [
     {"m": 1},
     {"m": 16},
     {"reduced_dim": None},
+    {"levels": 0},
     {"levels": 1},
     {"levels": 3},
     {"heads": 1, "m": 1, "levels": 1},

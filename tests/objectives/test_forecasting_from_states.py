@@ -14,7 +14,7 @@ from seqsetvae.models.seqsetvae.layout import RUNNING
 from seqsetvae.objectives.forecasting import Settings, build_loss
 from seqsetvae.objectives.forecasting.objective import SETS_PER_STAY, StateForecasting
 from tests import tiny
-from tests.command import command, finetune, run_of, succeeded
+from tests.command import command, finetune, refused, run_of, succeeded
 
 NEXT = 6.0
 
@@ -95,7 +95,7 @@ def test_training_draws_other_sets_each_time():
 
 @pytest.mark.parametrize("running", [False, True])
 def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled, tmp_path, running):
-    flags = {"preset": "small", "objective": "forecasting", "max_epochs": 1, "batch_size": 16}
+    flags = {"preset": "light" if running else "small", "objective": "forecasting", "max_epochs": 1, "batch_size": 16}
     flags |= {"running_statistics": running}
     printed = succeeded(command("pretrain", **flags, data_dir=compiled.path, output_root_dir=tmp_path))
     assert "val_value_of_zero" in printed
@@ -106,3 +106,8 @@ def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled, tmp_pat
     weights = load_finetuned(run_of(tmp_path) / "checkpoints" / "best.ckpt").model.state_dict()
     learned = [value for name, value in weights.items() if name.endswith(RUNNING)]
     assert [bool(value.any()) for value in learned] == [True] * running  # it has been trained, and was loaded
+
+
+def test_reconstruction_is_refused_without_attention_within_sets(compiled, tmp_path):
+    errors = refused(command("pretrain", preset="light", data_dir=compiled.path, output_root_dir=tmp_path))
+    assert "levels: received 0; allowed: 1 or more with --objective reconstruction" in errors

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from model_optimized import SeqSetVAEPretrainer
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import ARCHITECTURES
-from seqsetvae.models.seqsetvae.sizes import RUNNING_LR
+from seqsetvae.models.seqsetvae.sizes import RUNNING_FACTOR, RUNNING_LR
+from seqsetvae.objectives import forecasting
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.optimizer import check_layers, layers_of, note_pretrained
@@ -103,6 +105,17 @@ def test_running_statistics_train_at_a_rate_of_their_own_until_they_are_trained(
     own = [group for group in groups if group["part"] == "running_statistics"]
     assert [(len(group["params"]), group["lr"]) for group in own] == ([] if tuning == "lora" else [(1, rate)])
     assert {group["part"] for group in groups} == set(module.parts)
+
+
+def test_running_statistics_learn_faster_in_pretraining():
+    model = tiny.tiny_backbone(running_statistics=True)
+    objective = forecasting.build_loss(forecasting.Settings(), model.sizes)
+    module = SeqSetVAEPretrainer(model, objective, 1e-3, 0.01, tiny.embeddings())
+    groups = module.configure_optimizers().param_groups
+    placed = [id(value) for group in groups for value in group["params"]]
+    assert sorted(placed) == sorted(map(id, module.parameters()))
+    rates = {group["part"]: group["lr"] for group in groups}
+    assert rates == {"model": 1e-3, "running_statistics": RUNNING_FACTOR * 1e-3, "objective": 1e-3}
 
 
 def test_without_decay_all_layers_train_as_in_two_stages(compiled, tmp_path):

@@ -123,7 +123,7 @@ def infer_sizes(
     shown = _shown(shapes, reduces=bool(stated.get("reduced_dim")))
     for name in ("levels", "transformer_layers"):  # a layer without any weight must be reported as missing
         _require_layers(name, shown[name], stated.get(name, 0), file)
-        shown[name] = max(shown[name], stated.get(name, 0)) or fallback[name]
+        shown[name] = max(shown[name], stated[name]) if name in stated else shown[name] or fallback[name]
     for name in shown.keys() & stated.keys():
         if shown[name] != stated[name]:
             raise InputError(

@@ -68,10 +68,11 @@ class PlainSetEncoder(nn.Module):
         self, events: list[tuple[int, float]], embeddings: torch.Tensor
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         x = torch.stack([self.event(embeddings[variable], value) for variable, value in events])
-        x = self.embed(x)
-        gaussians = []
+        levels = [self.embed(x)]
         for layer in self.encoder_layers:
-            x = layer(x) + x
+            levels.append(layer(levels[-1]) + levels[-1])
+        gaussians = []
+        for x in levels[1:] or levels:
             mu, logvar = self.mu_logvar(x.mean(dim=0)).chunk(2)
             gaussians.append((mu, logvar.clamp(-10, 10)))
         return gaussians

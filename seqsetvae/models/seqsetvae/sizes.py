@@ -18,7 +18,7 @@ class Sizes:
     input_dim: int  # I, width of the variable embeddings: follows from the data
     reduced_dim: int | None = setting(optional(integer(1, 65536)), default=256)  # R; None: no dim_reducer, and R = I
     latent_dim: int = setting(integer(2, 65536), default=256)  # D
-    levels: int = setting(integer(1, 64), default=2)
+    levels: int = setting(integer(0, 64), default=2)
     heads: int = setting(integer(1, 65536), default=2)
     m: int = setting(integer(1, 65536), default=16)
     ff_dim: int = setting(integer(1, 65536), default=512)
@@ -42,25 +42,24 @@ class Sizes:
         return {name: value for name, value in asdict(self).items() if name != "running_statistics" or value}
 
 
-# small is for CPUs.
-PRESETS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "small": {
-        "reduced_dim": 64,
-        "latent_dim": 64,
-        "levels": 2,
-        "heads": 2,
-        "m": 8,
-        "ff_dim": 128,
-        "transformer_heads": 4,
-        "transformer_layers": 2,
-    },
+# small is for CPUs; light has no attention within sets, which is most of its time.
+_SMALL: dict[str, Any] = {
+    "reduced_dim": 64,
+    "latent_dim": 64,
+    "levels": 2,
+    "heads": 2,
+    "m": 8,
+    "ff_dim": 128,
+    "transformer_heads": 4,
+    "transformer_layers": 2,
 }
+PRESETS: dict[str, dict[str, Any]] = {"full": {}, "small": _SMALL, "light": _SMALL | {"levels": 0}}
 
 
 # With running_statistics: their learning rate in fine-tuning if they begin at zero (pretrained, it is the backbone's),
 # and the settings of fine-tuning that were best with them (docs/experiments.md), where the user sets no others.
 RUNNING_LR = 3e-3
+RUNNING_FACTOR = 3  # of pretrain_lr, theirs in pretraining
 RECIPES: dict[str, dict[str, Any]] = {
     "running_statistics": {
         "cls_head_lr": 1e-3,

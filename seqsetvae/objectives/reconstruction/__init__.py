@@ -12,6 +12,7 @@ import numpy as np
 from seqsetvae.cohort import Cohort
 from seqsetvae.settings.declare import setting
 from seqsetvae.settings.kinds import integer, number
+from seqsetvae.system.errors import InputError
 
 if TYPE_CHECKING:
     from seqsetvae.models.seqsetvae import Sizes
@@ -54,9 +55,11 @@ class Settings:
 
 
 def build_model(architecture: str, sizes: Sizes) -> PretrainingModel:
-    """A SeqSetVAE backbone and the decoder."""
+    """A SeqSetVAE backbone and the decoder. Raises InputError if the decoder would have no level."""
     from seqsetvae.models.seqsetvae.decoder import PretrainingModel
 
+    if not sizes.levels:
+        raise InputError("levels: received 0; allowed: 1 or more with --objective reconstruction; try forecasting")
     return PretrainingModel(sizes)
 
 
