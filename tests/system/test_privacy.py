@@ -11,7 +11,7 @@ import pytest
 from seqsetvae.cohort import compile_cohort, notices
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
-from seqsetvae.evaluation import explain
+from seqsetvae.evaluation import explain, onnx_file
 from seqsetvae.system.privacy import absolute_paths, checkpoint_names, without_folders
 from tests.command import argv, call, finetune, real_reports, run_of, succeeded
 from tests.tiny import give_vectors
@@ -65,10 +65,10 @@ def released(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         patch.setattr(explain, "STEPS", 4)
         status, _, errors = call([*argv(mode="evaluate", ckpt=run, output_root_dir=root, **flags), "--explain"])
     assert status == 0, errors
-    for words in (argv(mode="report", runs=run), argv(mode="export", ckpt=run, output=root / "model")):
-        with real_reports():
-            status, _, errors = call(words)
-        assert status == 0, errors
+    with real_reports(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "missing_packages", lambda: ["onnx"])  # those of an export are in test_export.py
+        for words in (argv(mode="report", runs=run), argv(mode="export", ckpt=run, output=root / "model")):
+            succeeded(call(words))
     return root
 
 

@@ -105,6 +105,7 @@ def test_random_numbers_that_the_loader_draws_go_on_too(compiled, tmp_path, num_
     assert_same_run(run_of(tmp_path / "killed", "pretrain"), run_of(tmp_path / "whole", "pretrain"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_too(whole, pretrained, compiled, tmp_path):
     with killed_at(SeqSetVAEFineTuner, "training_step", STEPS + 4):
         finetune(pretrained, compiled.path, tmp_path, **{**FINETUNING, **EVERY_STEP})
@@ -115,6 +116,7 @@ def test_a_run_that_is_killed_again_and_again_ends_too(whole, pretrained, compil
     assert_same_run(run_of(tmp_path), whole)
 
 
+@pytest.mark.slow  # the ordinary tests have worker processes in pretraining, above
 def test_worker_processes_give_the_same_batches_after_a_restart(whole, pretrained, compiled, tmp_path):
     with killed_at(*MIDDLE_OF_STAGE_2):
         finetune(pretrained, compiled.path, tmp_path, **{**FINETUNING, **EVERY_STEP}, num_workers=2)
@@ -122,7 +124,7 @@ def test_worker_processes_give_the_same_batches_after_a_restart(whole, pretraine
     assert_same_run(run_of(tmp_path), whole)
 
 
-@pytest.mark.parametrize("average", ["fixed", "folds"])
+@pytest.mark.parametrize("average", [pytest.param("fixed", marks=pytest.mark.slow), "folds"])
 def test_a_cosine_and_an_average_go_on_too(compiled, tmp_path, monkeypatch, average):
     """Weights are those of the checkpoint: nothing is trained out of fold again."""
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
@@ -155,6 +157,7 @@ def test_a_full_disk_out_of_fold_is_an_error_and_does_not_fix_the_weights(compil
     assert "no space left" in refused(command("finetune", **words, average="folds", output_root_dir=tmp_path))
 
 
+@pytest.mark.slow  # the ordinary tests resume LoRA in tests/training/test_tuning.py
 def test_added_matrices_of_lora_go_on_too_and_double_precision_is_not_rounded_on_the_way(
     pretrained, compiled, tmp_path
 ):
@@ -174,12 +177,10 @@ def test_patience_and_reduced_rates_go_on_and_a_stopped_stage_stays_stopped(pret
     whole = run_of(tmp_path / "whole")
     n_epochs = len((whole / "metrics.csv").read_text(encoding="utf-8").splitlines()) - 1
     assert n_epochs < 9
-    for name, number in (("training_step", STEPS * (n_epochs - 1) + 3), ("training_step", STEPS * n_epochs - 1)):
-        root = tmp_path / f"killed in {number}"
-        with killed_at(SeqSetVAEFineTuner, name, number):
-            finetune(pretrained, compiled.path, root, **flags)
-        resume(run_of(root))
-        assert_same_run(run_of(root), whole)
+    with killed_at(SeqSetVAEFineTuner, "training_step", STEPS * (n_epochs - 1) + 3):
+        finetune(pretrained, compiled.path, tmp_path / "killed", **flags)
+    resume(run_of(tmp_path / "killed"))
+    assert_same_run(run_of(tmp_path / "killed"), whole)
     with killed_at(start, "summarize", 1):
         finetune(pretrained, compiled.path, tmp_path / "stopped", **flags)
     with pytest.MonkeyPatch.context() as patch:
@@ -212,7 +213,7 @@ def test_a_moved_run_goes_on_where_it_is(whole, killed, tmp_path):
     assert not killed.exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a flipped bit"])
+@pytest.mark.parametrize("damage", [pytest.param("truncated", marks=pytest.mark.slow), "a flipped bit"])
 def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(whole, killed, damage):
     last = killed / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
