@@ -8,11 +8,11 @@ from pathlib import Path
 
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import processes_of, resolve
-from seqsetvae.cli.config import chosen, load
+from seqsetvae.cli.config import find_config, load_config
 from seqsetvae.system.console import recorded_output, steady_output
 from seqsetvae.system.environment import program, require_usable
 from seqsetvae.system.errors import InputError, Terminated
-from seqsetvae.system.interrupt import StopRequest, handled
+from seqsetvae.system.interrupt import StopRequest, handling
 from seqsetvae.system.processes import check_processes, launch, lost_another, other_output, read_slurm, this_process
 from seqsetvae.system.resources import keep_freed_memory
 
@@ -36,17 +36,17 @@ def _run(argv: Sequence[str] | None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         require_usable()
-        file, others = chosen(words, CONFIG_FILE)
+        file, others = find_config(words, CONFIG_FILE)
         if argv is None and (file != CONFIG_FILE or program("train_optimized.py") == "seqsetvae"):
             print(f"Settings: {file}", file=sys.stderr)  # before they are read, since they may be wrong
-        call = resolve(load(file), others, MODES)
+        call = resolve(load_config(file), others, MODES)
         devices, num_nodes = processes_of(call.settings)
         read_slurm(devices, num_nodes)
         check_processes(devices, num_nodes)
         if devices > 1 and this_process().world_size == 1:
             return launch([__file__, *words], devices)
         keep_freed_memory()
-        with handled(StopRequest()):  # runs have one of their own, which saves
+        with handling(StopRequest()):  # runs have one of their own, which saves
             result = call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

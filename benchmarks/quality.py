@@ -23,7 +23,7 @@ import numpy as np
 
 import train_optimized
 from seqsetvae.cohort.command import main as import_data
-from seqsetvae.evaluation.crossvalidation import NOT_MODELS, PART, Columns, lines, read_columns, results
+from seqsetvae.evaluation.crossvalidation import NOT_MODELS, PART, Columns, read_columns, result_lines, results
 from seqsetvae.runs.crossvalidate import RESULT
 from seqsetvae.system.errors import InputError
 
@@ -99,7 +99,7 @@ def main() -> int:
         columns = joined(root)
     except InputError as error:
         parser.error(str(error))
-    print("\n".join(lines(results(columns))) if columns else f"{root}: no finished folds of PhysioNet 2012")
+    print("\n".join(result_lines(results(columns))) if columns else f"{root}: no finished folds of PhysioNet 2012")
     print("\n".join(["", *table_of_sets(root)]))
     return 0
 

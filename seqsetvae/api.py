@@ -15,8 +15,7 @@ from seqsetvae.checkpoint.backbone import Loaded
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import Call, processes_of, resolve
-from seqsetvae.cli.config import SHIPPED
-from seqsetvae.cli.config import load as load_config
+from seqsetvae.cli.config import SHIPPED, load_config
 from seqsetvae.runs.predict import predicted
 from seqsetvae.settings.resume import RESUME
 from seqsetvae.system.console import recorded_output, silent

@@ -20,7 +20,7 @@ from seqsetvae.batches.batch import Batch
 from seqsetvae.batches.sampler import LengthBucketSampler
 from seqsetvae.batches.transform import PLAIN, ValueChange, ValueTransform
 from seqsetvae.cohort import Cohort, Split, require_classes
-from seqsetvae.cohort.format import ranges
+from seqsetvae.cohort.format import join_ranges
 from seqsetvae.ops.attention import Grids
 from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
@@ -52,12 +52,12 @@ def collate(
     if max_sets is not None:
         first = np.maximum(first, end - max_sets)
     sets_per_stay = end - first
-    sets = ranges(first, sets_per_stay)  # [S] stay by stay, in time order
+    sets = join_ranges(first, sets_per_stay)  # [S] stay by stay, in time order
     sizes = split.set_offset[sets + 1] - split.set_offset[sets]
     by_size = np.argsort(sizes, kind="stable")
     set_row = np.empty_like(by_size)
     set_row[by_size] = np.arange(len(by_size))
-    events = ranges(split.set_offset[sets[by_size]], sizes[by_size])
+    events = join_ranges(split.set_offset[sets[by_size]], sizes[by_size])
     variable, value = split.variable[events], split.value[events]
     if change is not None:
         value = change(variable, value)
@@ -68,7 +68,7 @@ def collate(
         value=torch.from_numpy(value.astype(dtype)),
         sizes=layout.from_counts(sizes[by_size]),
         set_row=torch.from_numpy(set_row),
-        set_index=torch.from_numpy(ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
+        set_index=torch.from_numpy(join_ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
         grids=Grids.from_counts(sets_per_stay),
         minute=torch.from_numpy(split.minute[sets]),
         sets_per_stay=torch.from_numpy(sets_per_stay),

@@ -11,7 +11,7 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ def write_safetensors(
             tensors[f"{TEXTS}{name} {number}"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     plain: dict[str, Any] = {}
     for table, values in content.items():
-        apart = {name: item for name, item in _items(values) if isinstance(item, torch.Tensor)}
+        items = values.items() if isinstance(values, Mapping) else ()
+        apart = {name: item for name, item in items if isinstance(item, torch.Tensor)}
         tensors |= {f"{TENSOR}{table}/{name}": item.contiguous() for name, item in apart.items()}
         plain[table] = {**values, **dict.fromkeys(apart)} if apart else values
     metadata = {"format": "pt", CONTENT: json.dumps(plain), CHECKSUM: _checksum(tensors)}
@@ -177,10 +178,6 @@ def read_safetensors(file: Path) -> dict[str, Any]:
         )
     state = {name: value for name, value in tensors.items() if not name.startswith((TEXTS, TENSOR))}
     return {**content, "state_dict": state}
-
-
-def _items(values: Any) -> Iterable[tuple[str, Any]]:
-    return values.items() if isinstance(values, Mapping) else ()
 
 
 def _texts(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:

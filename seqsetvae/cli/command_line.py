@@ -76,7 +76,7 @@ MOST_USED = {
 
 def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> argparse.ArgumentParser:
     """The command line as --help shows it: all flags of one mode by section, or the modes and the most used flags."""
-    known, comments, typed = settings_of(modes), config_file.comments(config), program("train_optimized.py")
+    known, comments, typed = settings_of(modes), config_file.help_comments(config), program("train_optimized.py")
     if name is None:
         file = getattr(config, "__file__", f"{config.__name__}.py")
         about = f"Default values are read from {file} (or --config FILE); a flag overrides the value for one run."
@@ -211,7 +211,7 @@ def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: Problems
         while not equals and words and not _FLAG.match(words[0]) and (takes_several or not values):
             values.append(words.pop(0))
         if name not in known:
-            meant, text = _instead(_FLAG.sub("", flag, count=1).replace("-", "_"), known, "--")
+            meant, text = _similar_setting(_FLAG.sub("", flag, count=1).replace("-", "_"), known, "--")
             problems.add(f"{word}: no such flag{text}", meant)
         elif takes_several and (values or getattr(known[name].kind, "may_be_empty", False)):
             given[name] = [*given.get(name, []), *values]  # the flag may also be repeated
@@ -236,9 +236,9 @@ def _config_values(
         if not name.startswith("_") and name in known.keys() - values.keys():
             problems.add(f"{name}: is a flag and no line of {file}; remove the line and pass --{name}", name)
         elif not name.startswith("_") and name not in values:
-            meant, text = _instead(name, known)
+            meant, text = _similar_setting(name, known)
             problems.add(f"{name}: no such setting (in {file}){text}", meant)
-    for name, lines in config_file.repeated(config).items():
+    for name, lines in config_file.repeated_settings(config).items():
         listed = ", ".join(map(str, lines))
         problems.add(f"{name}: set in lines {listed} of {file}, of which the last would hold; keep one of them", name)
     for name, item in known.items():
@@ -247,7 +247,7 @@ def _config_values(
     return values
 
 
-def _instead(name: str, known: Iterable[str], before: str = "") -> tuple[str | None, str]:
+def _similar_setting(name: str, known: Iterable[str], before: str = "") -> tuple[str | None, str]:
     """The setting that is meant by a name that is none, and the end of a line that says so."""
     old = old_name(name)
     if old is not None:

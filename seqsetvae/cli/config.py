@@ -36,7 +36,7 @@ def run(settings: Settings) -> None:
     print(SHIPPED.read_text(encoding="utf-8"), end="")
 
 
-def chosen(words: Sequence[str], shipped: Path) -> tuple[Path, list[str]]:
+def find_config(words: Sequence[str], shipped: Path) -> tuple[Path, list[str]]:
     """(the config file of a call, its words without --config).
 
     It is --config FILE, else the file of this name in the working directory, else the one that came with the program,
@@ -63,7 +63,7 @@ def chosen(words: Sequence[str], shipped: Path) -> tuple[Path, list[str]]:
     return (here if is_another and list(words[:1]) != [FLAG] else shipped), others
 
 
-def load(file: Path) -> ModuleType:
+def load_config(file: Path) -> ModuleType:
     """The config file as a module, whose name is that of the file.
 
     Raises:
@@ -82,7 +82,7 @@ def load(file: Path) -> ModuleType:
     return module
 
 
-def comments(config: ModuleType) -> dict[str, tuple[str, str]]:
+def help_comments(config: ModuleType) -> dict[str, tuple[str, str]]:
     """The section and the comment of each assignment of a config module: {name: (section, comment)}."""
     texts: dict[str, tuple[str, str]] = {}
     name, section = "", ""
@@ -100,7 +100,7 @@ def comments(config: ModuleType) -> dict[str, tuple[str, str]]:
     return texts
 
 
-def repeated(config: ModuleType) -> dict[str, list[int]]:
+def repeated_settings(config: ModuleType) -> dict[str, list[int]]:
     """The lines of the settings that a config module sets more than once."""
     try:
         tree = ast.parse(inspect.getsource(config))

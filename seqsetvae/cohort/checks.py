@@ -12,7 +12,7 @@ import numpy as np
 from seqsetvae.cohort import sidefiles
 from seqsetvae.cohort.bind import SideTables, UnusableStatsError, bind, stats_of, tables_in, vectors_of
 from seqsetvae.cohort.compile import compile_cohort
-from seqsetvae.cohort.describe import SHOWN, about, describe, labels, table
+from seqsetvae.cohort.describe import SHOWN, describe, finding_about, label_findings, split_lines
 from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.imported import IMPORT, SKIPPED, FaultyFiles, read_skipped
 from seqsetvae.cohort.manifest import damaged
@@ -104,7 +104,7 @@ def check_folder(
             cohort = open_labelled(path, label_name)
             stats, embeddings = tables_in(path)
             _describe(check, cohort, _read_tables(check, named.stats or stats, named.embeddings or embeddings))
-            check.findings += [*labels(cohort), *_skipped(cohort, WARNING, "left out when it was compiled")]
+            check.findings += [*label_findings(cohort), *_skipped(cohort, WARNING, "left out when it was compiled")]
         else:
             _check_layout(check, path, label_name or DEFAULT_LABEL, named, folder)
     return check
@@ -133,7 +133,7 @@ def check_source(
         cohort = compile_cohort(**vars(opened), out=folder / "cohort", skip_bad=True, set_hours=set_hours)
         _describe(check, cohort, SideTables())
         faults = _skipped(cohort, WARNING if skip_bad else ERROR, "which --skip_bad leaves out")
-        check.findings += [*labels(cohort), *faults]
+        check.findings += [*label_findings(cohort), *faults]
         check.command = command
     return check
 
@@ -163,11 +163,13 @@ def _check_layout(check: Check, path: Path, label_name: str, named: layout.SideF
     cohort = compile_cohort(source, folder / "cohort", label_name=label_name, labels=given, skip_bad=True)
     _describe(check, cohort, tables)
     if files is not None and given is not None:
-        check.findings += labels(cohort)
+        check.findings += label_findings(cohort)
         stays = np.fromiter((stay.stay_id for of_split in source.stays.values() for stay in of_split), np.int64)
         labelled = np.fromiter(given, np.int64, len(given))
         absent = labelled[~np.isin(labelled, stays)].tolist()
-        check.findings += about(WARNING, map(str, absent), "label", f"(of {len(given):,}) of stays without a file")
+        check.findings += finding_about(
+            WARNING, map(str, absent), "label", f"(of {len(given):,}) of stays without a file"
+        )
     check.findings += _skipped(cohort, ERROR, "which --skip_bad leaves out")
 
 
@@ -197,16 +199,18 @@ def _describe(check: Check, cohort: Cohort, tables: SideTables) -> None:
     bad = [
         f"{name!r}: {line}" for name, line in sidefiles.unusable_stats(tables.stats or {}, cohort.vocabulary).items()
     ]
-    check.findings += about(ERROR, bad, "variable", f"with statistics that cannot be used ({sidefiles.USABLE_STATS})")
+    check.findings += finding_about(
+        ERROR, bad, "variable", f"with statistics that cannot be used ({sidefiles.USABLE_STATS})"
+    )
     if tables.embeddings is not None:
         missing, broken = (
             map(repr, names) for names in sidefiles.embedding_faults(tables.embeddings, cohort.vocabulary)
         )
-        check.findings += about(ERROR, missing, "variable", "without an embedding in cached.csv")
+        check.findings += finding_about(ERROR, missing, "variable", "without an embedding in cached.csv")
         what = "with numbers in the embedding that float32 cannot hold"
-        check.findings += about(ERROR, broken, "variable", what)
+        check.findings += finding_about(ERROR, broken, "variable", what)
     said = cohort.manifest.get(IMPORT, {})
-    check.facts += [*(f"  {line}" for line in said.get("found", ())), *table(bound)]
+    check.facts += [*(f"  {line}" for line in said.get("found", ())), *split_lines(bound)]
     check.decided += said.get("decided", ())
     check.findings += describe(bound, reported=unusable)
 
@@ -238,7 +242,7 @@ def _unread_files(patient_ehr: Path) -> list[Finding]:
     for split in SPLITS:
         unread += [f"{split}/{name}" for name in _visible(patient_ehr / split) if not name.endswith(".parquet")]
     action = f"Stays are <number>.parquet in {', '.join(SPLITS)}"
-    return about(WARNING, unread, "unread file", f"(or folder) in {patient_ehr}", action)
+    return finding_about(WARNING, unread, "unread file", f"(or folder) in {patient_ehr}", action)
 
 
 def _visible(folder: Path) -> list[str]:
@@ -254,7 +258,7 @@ def _repeated_stays(source: layout.SeqSetVAELayout) -> list[Finding]:
         source.stays[split] = [stay for stay in stays if first.setdefault(stay.stay_id, stay.file) == stay.file]
         others = (stay for stay in stays if first[stay.stay_id] != stay.file)
         repeated += [f"{stay.stay_id}: {first[stay.stay_id]} and {stay.file}" for stay in others]
-    return about(ERROR, repeated, "stay", "in two splits or files; only the first is counted")
+    return finding_about(ERROR, repeated, "stay", "in two splits or files; only the first is counted")
 
 
 def _skipped(cohort: Cohort, level: str, called: str) -> Iterator[Finding]:
@@ -266,6 +270,6 @@ def _skipped(cohort: Cohort, level: str, called: str) -> Iterator[Finding]:
     if faulty.kinds:
         yield Finding(level, "\n  ".join([f"{faulty.total}, {called}:", *faulty.lines()]))
     else:
-        yield from about(level, (str(skip) for skip in skips if skip.is_fault), "fault", called)
+        yield from finding_about(level, (str(skip) for skip in skips if skip.is_fault), "fault", called)
     without_rows = (str(skip) for skip in skips if not skip.is_fault)
-    yield from about(WARNING, without_rows, "stay", f"left out {why_left_out(cohort)}")
+    yield from finding_about(WARNING, without_rows, "stay", f"left out {why_left_out(cohort)}")

@@ -34,7 +34,7 @@ LIMITED = (
 )
 
 
-def about(level: str, items: Iterable[str], noun: str, text: str, action: str = "") -> list[Finding]:
+def finding_about(level: str, items: Iterable[str], noun: str, text: str, action: str = "") -> list[Finding]:
     """A finding about so many of something, such as `12 variables without an embedding`; none about none."""
     items = tuple(items)
     return [Finding(level, f"{counted(len(items), noun)} {text}", action, items)] if items else []
@@ -50,8 +50,8 @@ def describe(cohort: Cohort, reported: Collection[str] = ()) -> Iterator[Finding
     yield from _ended(cohort)
     without = without_statistics(cohort).items()
     unknown = [f"{name!r}: {counted(n, 'event')}" for name, n in without if name not in reported]
-    yield from about(WARNING, unknown, "variable", no_statistics(cohort))
-    yield from about(
+    yield from finding_about(WARNING, unknown, "variable", no_statistics(cohort))
+    yield from finding_about(
         WARNING, alike_names(cohort), "group", f"of {ALIKE}", "--variable_map of table and meds joins them"
     )
     if cohort.variables.statistics != NONE:
@@ -62,7 +62,7 @@ def describe(cohort: Cohort, reported: Collection[str] = ()) -> Iterator[Finding
     yield from _equal_stays(cohort)
 
 
-def table(cohort: Cohort) -> list[str]:
+def split_lines(cohort: Cohort) -> list[str]:
     """Counts and sizes of each split, a line each."""
     counts, sizes = ("split", "stays", "sets", "events"), ("sets/stay", "events/stay", "events/set", "hours/stay")
     head = (*counts, *sizes, "unlabelled", "positive")
@@ -159,7 +159,7 @@ def _values(cohort: Cohort, reported: Collection[str]) -> Iterator[Finding]:
             for v in np.argsort(-beyond, kind="stable").tolist()
             if chosen[v] and beyond[v]
         ]
-        return about(level, items, "variable", text, action)
+        return finding_about(level, items, "variable", text, action)
 
     far = f"values more than {EXTREME_Z:g} standard deviations from the mean"
     misfit = has_stats & (beyond > n_events / 2)
@@ -215,7 +215,7 @@ def _codes_of_missing(cohort: Cohort) -> Iterator[Finding]:
         for v in np.flatnonzero(n_events > 1).tolist()
     ]
     what = "whose smallest or largest value often stands for a missing one"
-    yield from about(WARNING, items, "variable", what, "Where it does, leave these cells empty")
+    yield from finding_about(WARNING, items, "variable", what, "Where it does, leave these cells empty")
 
 
 def _lengths(cohort: Cohort) -> Iterator[Finding]:
@@ -242,10 +242,10 @@ def _equal_stays(cohort: Cohort) -> Iterator[Finding]:
     for level, where, is_leak in ((ERROR, "different splits", True), (WARNING, "one split", False)):
         chosen = [group for group in groups if (len({split for split, _ in group}) > 1) == is_leak]
         items = (", ".join(f"{split}/{stay}" for split, stay in group) for group in chosen)
-        yield from about(level, items, "group", f"of stays with the same rows in {where}")
+        yield from finding_about(level, items, "group", f"of stays with the same rows in {where}")
 
 
-def labels(cohort: Cohort) -> Iterator[Finding]:
+def label_findings(cohort: Cohort) -> Iterator[Finding]:
     """Splits without stays of both classes, and stays without a label."""
     counts = cohort.manifest["splits"]
     if not any(n["labelled"] for n in counts.values()):

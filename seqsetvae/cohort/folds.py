@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, Split, ranges
+from seqsetvae.cohort.format import Cohort, Split, join_ranges
 from seqsetvae.cohort.variables import TRAIN_SPLIT
 from seqsetvae.system.errors import InputError
 
@@ -37,7 +37,7 @@ def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> Gathere
     for split, stays in sources:
         first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
         first_event = split.set_offset[first]
-        sets, events = ranges(first, end - first), ranges(first_event, split.set_offset[end] - first_event)
+        sets, events = join_ranges(first, end - first), join_ranges(first_event, split.set_offset[end] - first_event)
         part: dict[str, NDArray[Any]] = {
             "variable": split.variable[events],
             "value": split.value[events],
@@ -52,7 +52,7 @@ def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> Gathere
     return GatheredSplit(name, arrays)
 
 
-def in_no_fold(cohort: Cohort) -> list[str]:
+def unused_stays(cohort: Cohort) -> list[str]:
     """Stays of the cohort that cross-validation does not use, a sentence for each reason."""
     lines = []
     if "test" in cohort.splits:

@@ -192,7 +192,7 @@ class Cohort:
         return hashlib.sha256(f"{self.data_hash} {self.variables.content_hash}".encode()).hexdigest()
 
 
-def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def join_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Concatenated index ranges [start, start + length) without a Python loop.
 
     >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()

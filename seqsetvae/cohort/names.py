@@ -23,7 +23,7 @@ def trimmed(text: str) -> str:
     return text.strip(SURROUNDING)
 
 
-def alike(names: Iterable[str]) -> list[list[str]]:
+def groups_alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of different names that are equal without case, Unicode form, spaces around and invisible characters."""
     groups: dict[str, list[str]] = {}
     for name in names:

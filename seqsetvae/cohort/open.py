@@ -24,9 +24,11 @@ from seqsetvae.cohort.bind import SideTables, bind, stats_of, tables_in, vectors
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.manifest import FORMAT_VERSION
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.report import notices
-from seqsetvae.cohort.sidefiles import LabelTable, has_label_column, read_labels
+from seqsetvae.cohort.sidefiles import LabelTable, read_labels
 from seqsetvae.cohort.sources import seqsetvae_layout as layout
+from seqsetvae.cohort.tables.read import column_names
 from seqsetvae.cohort.tidy import SPLITS, Stays
 from seqsetvae.cohort.variables import DEFAULT_WIDTH, Variables
 from seqsetvae.settings.groups import DataSettings
@@ -200,7 +202,7 @@ def side_tables(data_dir: Path, named: layout.SideFiles) -> SideTables:
 
 def without_other_labels(files: layout.LayoutFiles, label_name: str) -> layout.LayoutFiles:
     """The files of a layout, without a file of labels that has no column of this name."""
-    if files.labels is None or has_label_column(files.labels, label_name):
+    if files.labels is None or trimmed(label_name) in map(trimmed, column_names(files.labels)):
         return files
     return replace(files, labels=None)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.imported import END, IMPORT, SKIPPED, FaultyFiles
-from seqsetvae.cohort.names import alike
+from seqsetvae.cohort.names import groups_alike
 from seqsetvae.cohort.spans import TIMES, span_findings
 from seqsetvae.cohort.variables import FILE, NONE, TRAIN_SPLIT, Sums
 from seqsetvae.system.errors import ERROR, WARNING, Finding, counted, named, shown
@@ -44,7 +44,7 @@ def summary(cohort: Cohort) -> str:
 
 def alike_names(cohort: Cohort) -> list[str]:
     """Variables and levels whose names may be one in two forms, a line for each group, with their events."""
-    groups = alike(cohort.vocabulary)
+    groups = groups_alike(cohort.vocabulary)
     n_events = dict(zip(cohort.vocabulary, event_counts(cohort).tolist(), strict=True)) if groups else {}
     lines = []
     for group in groups:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.tables.cells import as_text, split_values
 from seqsetvae.cohort.tables.labels import LabelFile
-from seqsetvae.cohort.tables.read import Part, column_names, read_side_table, read_table
+from seqsetvae.cohort.tables.read import Part, read_side_table, read_table
 from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.system.errors import InputError, named, shown
 
@@ -132,11 +132,6 @@ def require_match(path: Path, labels: Labels, stays: NDArray[np.int64]) -> None:
             f"{path}: none of its {len(labelled):,} labels is of a stay of the data. Its first stay is {labelled[0]}, "
             f"that of the data is {stays[0]}. Pass the labels of these stays, or none."
         )
-
-
-def has_label_column(path: Path, label_name: str) -> bool:
-    """Whether a file like oc.csv has a column of this name. Raises InputError if it cannot be read."""
-    return trimmed(label_name) in map(trimmed, column_names(path))
 
 
 def read_embeddings(path: Path) -> Embeddings:

@@ -44,13 +44,13 @@ def contributions(
         "stays": len(explanations),
         "base": float(np.mean([each.base for each in explanations])),
         "gap": max(each.gap for each in explanations),
-        "variables": of_variables(explanations),
+        "variables": variable_contributions(explanations),
         "deletion": deletion_test(explainer, explanations, stays, rng),
         "courses": [course(explainer, split, stay, name, evaluated) for name, stay in chosen.items()],
     }
 
 
-def highest(split: Split, evaluated: Predictions) -> dict[str, int]:
+def extreme_stays(split: Split, evaluated: Predictions) -> dict[str, int]:
     """The stays of highest score of each label, by name; of a task without classes those of highest and lowest."""
     score, target = evaluated.output[:, 0], evaluated.target[:, 0]
     groups = {"Highest": score, "Lowest": -score}
@@ -69,7 +69,7 @@ def highest(split: Split, evaluated: Predictions) -> dict[str, int]:
     return {name: position[int(evaluated.stay_id[row])] for name, row in names.items()}
 
 
-def of_variables(explanations: Sequence[Explanation]) -> list[Plain]:
+def variable_contributions(explanations: Sequence[Explanation]) -> list[Plain]:
     """The variables of largest mean absolute contribution, and their mean contribution by the level of a summary.
 
     The summary is the one of the variable that contributes most. Groups of fewer than FEWEST stays are left out.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from seqsetvae.evaluation.findings import IN_WORDS, not_worse, of_small_data, said_first, worse_than
+from seqsetvae.evaluation.findings import IN_WORDS, not_worse, verdict_lines, verdict_of_small_data, worse_than
 from seqsetvae.evaluation.results import resampled_unit
 from seqsetvae.evaluation.statistics import Interval, bootstrap
 from seqsetvae.tasks import TASKS
@@ -34,7 +34,8 @@ def as_columns(spec: Spec, stay_id: Ints, target: Floats, outputs: Mapping[str, 
     """
     labels = [each.astype(np.int64) if spec.outputs is None else each for each in target.T]
     columns = dict(zip(_labels(spec), labels, strict=True))
-    columns |= {name: each for model in outputs for name, each in zip(_of(model, spec), outputs[model].T, strict=True)}
+    for model, output in outputs.items():
+        columns |= dict(zip(_columns_of(model, spec), output.T, strict=True))
     return {"stay_id": stay_id, **columns}
 
 
@@ -42,7 +43,7 @@ def _labels(spec: Spec) -> list[str]:
     return ["label"] if spec.outputs is None else [f"label {name}" for name in spec.names]
 
 
-def _of(model: str, spec: Spec) -> list[str]:
+def _columns_of(model: str, spec: Spec) -> list[str]:
     return [model] if spec.width == 1 else [f"{model}[{k}]" for k in range(spec.width)]
 
 
@@ -134,7 +135,7 @@ def _verdict(entries: Mapping[str, Any], baselines: Mapping[str, str], table: _T
     stays, positives = len(first), int(table.strata[first].sum())
     metrics = {name: entries[models[0]][name] for name in table.metrics}
     smallest = min(positives, stays - positives) if table.is_binary else None
-    text = of_small_data(stays, smallest, metrics, others[models[0]], compared)
+    text = verdict_of_small_data(stays, smallest, metrics, others[models[0]], compared)
     return f"{models[0]}: {text}" if len(models) > 1 and text != compared else text
 
 
@@ -156,7 +157,7 @@ class _Table:
             model: [
                 [
                     self.task.weighted_metrics(spec, output, target, None, only_primary=True)
-                    for output in np.stack([np.atleast_2d(fold[name]) for name in _of(model, spec)], axis=-1)
+                    for output in np.stack([np.atleast_2d(fold[name]) for name in _columns_of(model, spec)], axis=-1)
                 ]
                 for (fold, spec), target in zip(pairs, targets, strict=True)
             ]
@@ -188,7 +189,7 @@ def _plain(interval: Interval, runs: Floats) -> dict[str, Any]:
     }
 
 
-def lines(result: Mapping[str, Any]) -> list[str]:
+def result_lines(result: Mapping[str, Any]) -> list[str]:
     """The table for the terminal."""
     models, first, metrics = result["models"], result["first"], result["primary"]
     seeds = max(len(entry[metrics[0]]["by_seed"] or [0]) for entry in models.values())
@@ -199,7 +200,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     about = " and ".join(titles)
     positives = f", {result['positives']:,} positive" if "positives" in result else ""
     rows = [
-        *said_first(result),
+        *verdict_lines(result),
         f"{result['folds']} folds, {result['predictions']:,} predictions{positives}; "
         f"{'mean (SD) ' if spread else 'one training'}{' and '.join(spread)}; "
         f"[95 % intervals] over {result['resampled']}",

@@ -25,7 +25,7 @@ from seqsetvae.batches.batch import Batch
 from seqsetvae.batches.loading import SplitBatches
 from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.format import ranges
+from seqsetvae.cohort.format import join_ranges
 from seqsetvae.models.beside import summaries_part
 from seqsetvae.models.variable_summaries.inputs import ABSENT, IS_HIGH, IS_LOW, MISSING, PRESENT, USUAL
 from seqsetvae.ops.gradients import mean_gradient
@@ -258,7 +258,7 @@ class StayScore:
             size = sizes[row]
             start = np.empty_like(size)
             start[row] = np.cumsum(size) - size  # of each row, where its set begins among the copies' events
-            self._copies[copies] = batch, torch.from_numpy(ranges(start, sizes))
+            self._copies[copies] = batch, torch.from_numpy(join_ranges(start, sizes))
         return self._copies[copies]
 
     @property

@@ -21,7 +21,7 @@ from seqsetvae.cohort.report import event_counts
 from seqsetvae.evaluation.drift import without_level
 from seqsetvae.evaluation.findings import findings_of
 from seqsetvae.evaluation.groups import Subgroup
-from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, errors, pooled
+from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, pooled, standard_errors
 from seqsetvae.evaluation.recalibration import ENOUGH, Fitted, recalibrate, too_few
 from seqsetvae.evaluation.results import intervals_of, metrics_with_intervals, resampled_unit
 from seqsetvae.evaluation.statistics import RESAMPLES, Floats, MetricValues
@@ -64,7 +64,7 @@ class ExternalCohort:
 # ------------------------------------------------------------------ coverage
 
 
-def coverage(cohort: Cohort, known: Sequence[str] | None, profile: Profile | None) -> Plain:
+def coverage_of(cohort: Cohort, known: Sequence[str] | None, profile: Profile | None) -> Plain:
     """Which of the variables of a model occur in a cohort, and what share of its events the model can read.
 
     Args:
@@ -261,7 +261,7 @@ def heterogeneity(rows: Sequence[Mapping[str, Any]]) -> Plain:
         known = [row["figures"][name] for row in rows if row["figures"].get(name, {}).get("low") is not None]
         value, low, high = (np.array([each[key] for each in known], float) for key in ("value", "low", "high"))
         with np.errstate(divide="ignore", invalid="ignore"):
-            error, at = errors(scale.to(low), scale.to(high)), scale.to(value)
+            error, at = standard_errors(scale.to(low), scale.to(high)), scale.to(value)
         usable = np.isfinite(error) & (error > 0) & np.isfinite(at)
         if usable.sum() >= FEWEST_SITES:
             of_sites = pooled(at[usable], error[usable])

@@ -36,11 +36,11 @@ def findings_of(content: Mapping[str, Any]) -> list[Finding]:
     metrics = {name: each for name, each in content["figures"].items() if each.get("low") is not None}
     cautions = [Finding(WARNING, text) for text in content.get("cautions") or ()]
     return [
-        *_of_size(content),
+        *_size_findings(content),
         *cautions,
-        *_of_intervals(metrics),
-        *_of_subgroups(content, metrics),
-        *_of_interactions(content),
+        *_interval_findings(metrics),
+        *_subgroup_findings(content, metrics),
+        *_interaction_findings(content),
     ]
 
 
@@ -56,7 +56,7 @@ def sizes(content: Mapping[str, Any]) -> tuple[int, int | None]:
     return min([stays, *labels.values()]), min(rare, default=None)
 
 
-def _of_size(content: Mapping[str, Any]) -> Iterator[Finding]:
+def _size_findings(content: Mapping[str, Any]) -> Iterator[Finding]:
     stays, smallest = sizes(content)
     if stays < SMALL_STAYS or (smallest is not None and smallest < FEW_OF_CLASS):
         of_class = "" if smallest is None else f", or {FEW_OF_CLASS} of a class,"
@@ -69,7 +69,7 @@ def _counts(stays: int, smallest: int | None) -> str:
     return f"{counted(stays, 'labelled stay')}{'' if smallest is None else f', {smallest:,} of the smallest class'}"
 
 
-def _of_intervals(metrics: Mapping[str, Metric]) -> Iterator[Finding]:
+def _interval_findings(metrics: Mapping[str, Metric]) -> Iterator[Finding]:
     for name in ("auroc", "mean AUROC"):
         width = _width(metrics.get(name))
         if width > WIDE:
@@ -96,7 +96,7 @@ def _width(metric: Metric | None) -> float:
     return 0.0 if metric is None else float(metric["high"] - metric["low"])
 
 
-def _of_subgroups(content: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[Finding]:
+def _subgroup_findings(content: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Iterator[Finding]:
     """Groups whose interval is below what all stays reach, of the first metric of the task (higher is better)."""
     name = next(iter(content["figures"]), "")
     for group in content.get("subgroups") or ():
@@ -119,7 +119,7 @@ def hidden_words(column: Mapping[str, Any]) -> str:
     return f"{column['column']}: {names} {how}, because one has {few}, and would follow from the others"
 
 
-def _of_interactions(content: Mapping[str, Any]) -> Iterator[Finding]:
+def _interaction_findings(content: Mapping[str, Any]) -> Iterator[Finding]:
     """Columns whose groups differ beyond chance."""
     columns = content.get("subgroup_columns") or ()
     tests = sum(p.get("p") is not None for each in columns for p in each["tests"].values())
@@ -156,13 +156,13 @@ Plain = Mapping[str, Any]
 def verdict(content: Plain) -> str:
     """One paragraph about an evaluation."""
     others, metrics = content.get("baselines") or {}, content["figures"]
-    compared = worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(metrics, others))
+    compared = beaten_by(content) or not_worse(others, content.get("split"), _compared_with_best(metrics, others))
     primary = content.get("primary") or list(metrics)[:1]
     simpler = {**(content.get("members") or {}), **others}
-    return of_small_data(*sizes(content), {name: metrics[name] for name in primary}, simpler, compared)
+    return verdict_of_small_data(*sizes(content), {name: metrics[name] for name in primary}, simpler, compared)
 
 
-def of_small_data(stays: int, smallest: int | None, metrics: Plain, others: Plain, compared: str) -> str:
+def verdict_of_small_data(stays: int, smallest: int | None, metrics: Plain, others: Plain, compared: str) -> str:
     """What is said of a comparison; of few data, first the intervals and the simplest model that is not worse.
 
     Args:
@@ -182,7 +182,9 @@ def of_small_data(stays: int, smallest: int | None, metrics: Plain, others: Plai
     if simplest is None or TRAINED_ON in compared or not compared.startswith((NOT_COMPARED, NOT_WORSE)):
         return f"{text} {compared}"
     values = _compared(metrics, others[simplest], _differences(others[simplest]), any_sign=True)
-    return f"{text} The simplest model that is not worse by a paired 95 % interval: {_called(simplest)} ({values})."
+    return (
+        f"{text} The simplest model that is not worse by a paired 95 % interval: {_name_in_text(simplest)} ({values})."
+    )
 
 
 def _has_ends(metric: Plain) -> bool:
@@ -195,7 +197,7 @@ def _is_not_worse(other: Plain) -> bool:
     return bool(signs) and max(signs) <= 0
 
 
-def worse_of(content: Plain) -> str | None:
+def beaten_by(content: Plain) -> str | None:
     """Which baselines of an evaluation are better than the model; None if none is."""
     return worse_than("this model", content["figures"], content.get("baselines") or {}, content.get("split"))
 
@@ -209,7 +211,7 @@ def not_worse(others: Iterable[str], split: str | None = None, beside: str = "")
     return f"{text} {TRAINED_ON}" if split == "train" else text
 
 
-def _beside_the_best(metrics: Plain, others: Plain) -> str:
+def _compared_with_best(metrics: Plain, others: Plain) -> str:
     """The first metric that is compared, beside that of the best of the models."""
     models = {name: other for name, other in others.items() if not is_constant(name) and other.get("difference")}
     if not models:
@@ -219,7 +221,7 @@ def _beside_the_best(metrics: Plain, others: Plain) -> str:
     return f" The best of them, {best}: {text}." * bool(text)
 
 
-def said_first(content: Plain) -> list[str]:
+def verdict_lines(content: Plain) -> list[str]:
     """The verdict as the first lines of what is printed."""
     text = content[IN_WORDS]
     return ["⚠️  " * (not text.startswith((NOT_COMPARED, NOT_WORSE))) + text, ""]
@@ -238,7 +240,7 @@ def worse_than(model: str, metrics: Plain, others: Plain, split: str | None = No
     if not better:
         return None
     listed = " and ".join(
-        f"{_called(name)} ({_compared(metrics, other, _differences(other))})" for name, other in better.items()
+        f"{_name_in_text(name)} ({_compared(metrics, other, _differences(other))})" for name, other in better.items()
     )
     best = min(better, key=lambda name: _rank(better[name]))
     instead = "no model rather than this one" if is_constant(best) else f"{best} instead, until a model is better"
@@ -292,5 +294,5 @@ def _compared(metrics: Plain, other: Plain, compared: Iterable[tuple[str, Plain]
     return "; ".join(parts)
 
 
-def _called(name: str) -> str:
+def _name_in_text(name: str) -> str:
     return f"the {name}, which looks at no stay" if is_constant(name) else name

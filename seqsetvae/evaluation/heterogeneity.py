@@ -40,7 +40,7 @@ class Pooled:
 def pooled(value: Floats, error: Floats) -> Pooled:
     """The mean over at least three sites of values [k] with standard errors [k]."""
     assert len(value) >= FEWEST_SITES, "two sites say nothing about the variance between sites"
-    variance = between(value, error**2)
+    variance = variance_between(value, error**2)
     weight = 1 / (error**2 + variance)
     mean, k = float(np.average(value, weights=weight)), len(value)
     scatter = float((weight * (value - mean) ** 2).sum()) / (k - 1)
@@ -52,7 +52,7 @@ def pooled(value: Floats, error: Floats) -> Pooled:
     return Pooled(mean, low, high, float(np.sqrt(variance)), prediction_low, prediction_high)
 
 
-def between(value: Floats, variance: Floats) -> float:
+def variance_between(value: Floats, variance: Floats) -> float:
     """The variance between sites of highest restricted likelihood: values and their variances [k]."""
 
     def loss(tau: float) -> float:
@@ -79,6 +79,6 @@ AS_IS = Scale(lambda value: value, lambda value: value)
 LOGIT = Scale(lambda value: np.log(value / (1 - value)), lambda value: float(1 / (1 + np.exp(-value))))
 
 
-def errors(low: Floats, high: Floats) -> Floats:
+def standard_errors(low: Floats, high: Floats) -> Floats:
     """The standard errors that 95 % intervals [k] stand for."""
     return (high - low) / (2 * Z95)

@@ -26,7 +26,7 @@ from seqsetvae.batches.loading import BatchLoader, CohortDataModule, SplitBatche
 from seqsetvae.batches.sampler import LengthBucketSampler
 from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort, Split
-from seqsetvae.cohort.format import ranges
+from seqsetvae.cohort.format import join_ranges
 from seqsetvae.system.processes import all_gather_rows, own_share
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration, Spec
@@ -123,7 +123,7 @@ class Prefixes:
 def every_prefix(split: Split) -> Prefixes:
     """One for each set of each stay, in the order of the split: R = S."""
     n_sets = np.diff(split.stay_offset)
-    return Prefixes(np.repeat(np.arange(split.n_stays), n_sets), ranges(np.ones_like(n_sets), n_sets))
+    return Prefixes(np.repeat(np.arange(split.n_stays), n_sets), join_ranges(np.ones_like(n_sets), n_sets))
 
 
 def until_hour(split: Split, hours: float) -> Prefixes:

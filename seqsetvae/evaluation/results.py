@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.evaluation.findings import IN_WORDS, findings_of, hidden_words, said_first, verdict
+from seqsetvae.evaluation.findings import IN_WORDS, findings_of, hidden_words, verdict, verdict_lines
 from seqsetvae.evaluation.groups import SMALLEST, Subgroup, by_group
 from seqsetvae.evaluation.statistics import RESAMPLES, Floats, Interval, MetricValues, bootstrap, shares_subjects
 from seqsetvae.system.errors import LEVELS
@@ -262,7 +262,7 @@ def _cautions(evaluated: Predictions, is_selected: bool) -> list[str]:
 # ------------------------------------------------------------------ the table
 
 
-def table(content: Plain) -> str:
+def result_text(content: Plain) -> str:
     """What is printed of an evaluation."""
     of = f" of {content['patients']:,} patients" * (content["resampled"] == "patients")
     primary, counted = content["primary"], ""
@@ -270,7 +270,7 @@ def table(content: Plain) -> str:
         counted = f", {content['positives']:,} positive (prevalence {content['prevalence']:.1%})"
     width = max(22, *(len(title_of(name)) for name in content["figures"])) + 2
     lines = [
-        *said_first(content),
+        *verdict_lines(content),
         content["checkpoint"],
         f"  task {content['task']}, split {content['split']}: {content['stays']:,} stays{of}{counted}; label "
         f"{content['label_name']}",
@@ -321,12 +321,12 @@ def _groups(title: str, rows: list[tuple[str, Plain]], primary: Sequence[str]) -
     if not rows:
         return []
     columns = ["stays", *(["positives"] if "positives" in rows[0][1] else [])]
-    table = [[title, *columns, *(title_of(key) for key in primary)]]
+    cells = [[title, *columns, *(title_of(key) for key in primary)]]
     for name, row in rows:
         metrics = [f"{_number(row['figures'][key]['value'])} ({_interval(row['figures'][key])})" for key in primary]
-        table.append([name, *(f"{row[column]:,}" for column in columns), *metrics])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    padded = ["  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)) for row in table]
+        cells.append([name, *(f"{row[column]:,}" for column in columns), *metrics])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ["  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)) for row in cells]
     return ["", *(f"  {row}".rstrip() for row in padded)]
 
 

@@ -14,10 +14,11 @@ def explanation_section(run: Run) -> Section | None:
     explanation: Plain | None = (run.evaluation or {}).get("explanation")
     if explanation is None:
         return None
-    pictures = [_variables(explanation), *(_course(each, explanation["of"]) for each in explanation["courses"])]
-    tables = [_moved(each) for each in explanation["courses"]]
+    courses, score = explanation["courses"], explanation["of"]
+    pictures = [_variables_picture(explanation), *(_course_picture(course, score) for course in courses)]
+    tables = [_moved_table(course) for course in courses]
     title, text = "Why: contributions to the risk", _text(explanation)
-    return Section("explanation", title, text, pictures, [], [_levels(explanation), *tables])
+    return Section("explanation", title, text, pictures, [], [_levels_table(explanation), *tables])
 
 
 def _text(explanation: Plain) -> list[str]:
@@ -45,7 +46,7 @@ def _shown(entry: Plain) -> str:
     return f"{entry['variable']} ({entry['summary'].strip()})" if entry["summary"].strip() else entry["variable"]
 
 
-def _variables(explanation: Plain) -> Picture:
+def _variables_picture(explanation: Plain) -> Picture:
     rows = {each["variable"]: each for each in explanation["variables"]}
     told = "; ".join(f"{name} {number(each['mean_absolute'], 2)}" for name, each in rows.items())
     caption = (
@@ -55,7 +56,7 @@ def _variables(explanation: Plain) -> Picture:
     return Picture("contributions", "Variables that matter", caption, f"Mean absolute contributions: {told}.", drawn)
 
 
-def _levels(explanation: Plain) -> Table:
+def _levels_table(explanation: Plain) -> Table:
     def cell(level: Plain | None) -> str:
         return "–" if level is None else f"{number(level['mean'], 2)}\n{level['stays']:,.0f} stays"
 
@@ -66,7 +67,7 @@ def _levels(explanation: Plain) -> Table:
     return Table("Mean contribution by value", ("variable", "mean absolute", *LEVELS), rows)
 
 
-def _course(course: Plain, score: str) -> Picture:
+def _course_picture(course: Plain, score: str) -> Picture:
     reasons = "; ".join(f"{row['words']} {number(row['contribution'], 2)}" for row in course["reasons"][:3])
     label = "" if course.get("label") is None else f", label {course['label']:g}"
     caption = f"The risk from all events so far, and what each variable contributes. At the end: {reasons}."
@@ -77,7 +78,7 @@ def _course(course: Plain, score: str) -> Picture:
     )
 
 
-def _moved(course: Plain) -> Table:
+def _moved_table(course: Plain) -> Table:
     """What changed the score since the row above."""
     rows = [
         [

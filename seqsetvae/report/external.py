@@ -33,15 +33,16 @@ def external_section(run: Run) -> Section | None:
     if not run.external:
         return None
     several = len(run.external) > 1
-    pictures, tables, folded = [], [_beside(run)], []
+    pictures, tables, folded = [], [_metrics_table(run)], []
     for at, each in enumerate(run.external):
         end, of = f"_{at + 1}" * several, f" ({each['name']})" * several
         pictures += [*_roc(run, each, end, of), *_before_and_after(each, end, of), *_forests(each, end, of)]
-        tables += [_kinds(each, of)] if "kinds" in each["recalibration"] else []
-        tables += [_pooled(each["sites"]["pooled"], f"Sites of {each['sites']['by']}{of}")] if _has_pooled(each) else []
-        folded += [_sites(each, of)] if "sites" in each else []
+        tables += [_calibration_table(each, of)] if "kinds" in each["recalibration"] else []
+        if pooled := (each.get("sites") or {}).get("pooled"):
+            tables.append(_pooled_table(pooled, f"Sites of {each['sites']['by']}{of}"))
+        folded += [_sites_table(each, of)] if "sites" in each else []
     if run.external_pooled:
-        tables.append(_pooled(run.external_pooled, "The cohorts"))
+        tables.append(_pooled_table(run.external_pooled, "The cohorts"))
     return Section("external", "External evaluation", _text(run.external), pictures, tables, folded)
 
 
@@ -107,7 +108,7 @@ def _text(cohorts: list[Plain]) -> list[str]:
     return text
 
 
-def _beside(run: Run) -> Table:
+def _metrics_table(run: Run) -> Table:
     """The metrics of each cohort, and of the model's own split."""
     columns = {each["name"]: each for each in run.external}
     if run.evaluation is not None:
@@ -145,14 +146,14 @@ def _before_and_after(cohort: Plain, end: str, outcome: str) -> list[Picture]:
     caption = "Groups of about equally many of the stays that it was not fitted on."
     drawn = plots.number_groups({kind["kind"]: kind["calibration"] for kind in kinds})
     benefit = plots.decision_curve({kind["kind"]: kind["net_benefit"] for kind in kinds})
-    treated = "Net benefit for each stay (Vickers and Elkin, 2006), of the same stays."
+    best, treated = _most_benefit(kinds), "Net benefit for each stay (Vickers and Elkin, 2006), of the same stays."
     return [
         Picture(f"external_calibration{end}", f"Calibration before and after{outcome}", caption, f"{told}.", drawn),
-        Picture(f"external_benefit{end}", f"Decision curves before and after{outcome}", treated, _best(kinds), benefit),
+        Picture(f"external_benefit{end}", f"Decision curves before and after{outcome}", treated, best, benefit),
     ]
 
 
-def _best(kinds: list[Plain]) -> str:
+def _most_benefit(kinds: list[Plain]) -> str:
     """At how many thresholds each kind has the highest net benefit, in words."""
     every = [kind["net_benefit"]["model"] for kind in kinds]
     wins = [sum(own == max(at) for own, at in zip(each, zip(*every, strict=True), strict=True)) for each in every]
@@ -160,7 +161,7 @@ def _best(kinds: list[Plain]) -> str:
     return f"Highest net benefit: {', '.join(told)}."
 
 
-def _kinds(cohort: Plain, outcome: str) -> Table:
+def _calibration_table(cohort: Plain, outcome: str) -> Table:
     """Metrics of calibration as delivered and fitted anew."""
     kinds = cohort["recalibration"]["kinds"]
     rows = []
@@ -170,10 +171,6 @@ def _kinds(cohort: Plain, outcome: str) -> Table:
         rows.append([kind["kind"], formula, *(stacked(kind["figures"][name]) for name in CALIBRATION), change])
     head = ("calibration", "log-odds", *map(metric_name, CALIBRATION), "Brier score minus as delivered")
     return Table(f"Calibration before and after{outcome}, with 95 % intervals", head, rows)
-
-
-def _has_pooled(cohort: Plain) -> bool:
-    return bool((cohort.get("sites") or {}).get("pooled"))
 
 
 def _forests(cohort: Plain, end: str, outcome: str) -> list[Picture]:
@@ -199,7 +196,7 @@ def _forests(cohort: Plain, end: str, outcome: str) -> list[Picture]:
     return pictures
 
 
-def _sites(cohort: Plain, outcome: str) -> Table:
+def _sites_table(cohort: Plain, outcome: str) -> Table:
     names = ("auroc", *IDEAL)
     rows = [
         [
@@ -213,7 +210,7 @@ def _sites(cohort: Plain, outcome: str) -> Table:
     return Table(f"Sites of {cohort['sites']['by']}{outcome}", head, rows)
 
 
-def _pooled(pooled: Plain, unit: str) -> Table:
+def _pooled_table(pooled: Plain, unit: str) -> Table:
     rows = [
         [
             metric_name(name),

@@ -15,7 +15,7 @@ import seqsetvae.report.predictions as drawn
 import seqsetvae.report.result as results
 import seqsetvae.report.training as training
 from seqsetvae import __version__
-from seqsetvae.evaluation.findings import FEW_OF_CLASS, findings_of, verdict, worse_of
+from seqsetvae.evaluation.findings import FEW_OF_CLASS, beaten_by, findings_of, verdict
 from seqsetvae.report.explanation import explanation_section
 from seqsetvae.report.external import external_cards, external_findings, external_section
 from seqsetvae.report.parts import Picture, Section
@@ -157,15 +157,15 @@ def missing_parts(run: Run) -> dict[str, str]:
 
 def findings_of_run(run: Run) -> list[Finding]:
     """What to distrust, the most serious first, each text once."""
-    findings = [*_of_evaluation(run), *external_findings(run)]
-    findings += [*_of_training(run), *_of_data(run)] if run.mode != "evaluate" else []
+    findings = [*_result_findings(run), *external_findings(run)]
+    findings += [*_training_findings(run), *_data_findings(run)] if run.mode != "evaluate" else []
     said = {each.text.lower().partition(":")[0] for each in findings}  # advice says again what began as a warning
     findings += [Finding(WARNING, line) for line in run.warnings if line.lower().partition(":")[0] not in said]
     unique = {each.text: each for each in findings}
     return sorted(unique.values(), key=lambda each: LEVELS.index(each.level))
 
 
-def _of_evaluation(run: Run) -> list[Finding]:
+def _result_findings(run: Run) -> list[Finding]:
     """The findings that the evaluation wrote; for one of an earlier version, what follows from its metrics."""
     if run.evaluation is None:
         return []
@@ -174,7 +174,7 @@ def _of_evaluation(run: Run) -> list[Finding]:
     return [Finding(each["level"], each["text"], each.get("action") or "") for each in run.evaluation["findings"]]
 
 
-def _of_training(run: Run) -> Iterator[Finding]:
+def _training_findings(run: Run) -> Iterator[Finding]:
     if run.summary is not None:  # its advice names a random or partial backbone too
         yield from (Finding(WARNING, line) for line in run.summary.get("advice") or ())
     else:
@@ -186,7 +186,7 @@ def _of_training(run: Run) -> Iterator[Finding]:
         yield Finding(WARNING, text, "Run --mode evaluate.")
 
 
-def _of_data(run: Run) -> Iterator[Finding]:
+def _data_findings(run: Run) -> Iterator[Finding]:
     if run.task == "binary" and run.evaluation is None and run.cohort is not None:  # it counts its one binary label
         positives = run.cohort.manifest["splits"].get("valid", {}).get("positives", FEW_OF_CLASS)
         if positives < FEW_OF_CLASS:
@@ -202,7 +202,7 @@ def _of_data(run: Run) -> Iterator[Finding]:
 def findings_of_runs(runs: Runs) -> list[Finding]:
     """Why metrics of these runs may not be comparable."""
     evaluations = {name: run.evaluation for name, run in runs.items() if run.evaluation is not None}
-    warnings = [f"{name}: {worse}" for name, each in evaluations.items() if (worse := worse_of(each)) is not None]
+    warnings = [f"{name}: {worse}" for name, each in evaluations.items() if (worse := beaten_by(each)) is not None]
     differing: dict[str, set[str]] = {
         "data": {run.events for run in runs.values()},
         "task": {run.task for run in runs.values()},
@@ -212,9 +212,9 @@ def findings_of_runs(runs: Runs) -> list[Finding]:
     for what, values in differing.items():
         if len(values) > 1:
             warnings.append(f"The runs differ in their {what}, so their metrics are not comparable.")
-    of_runs = {name: [each.line() for each in _of_evaluation(run) if each.level != NOTE] for name, run in runs.items()}
-    for text in dict.fromkeys(text for texts in of_runs.values() for text in texts):
-        names = [name for name, texts in of_runs.items() if text in texts]
+    lines = {name: [each.line() for each in _result_findings(run) if each.level != NOTE] for name, run in runs.items()}
+    for text in dict.fromkeys(text for of_run in lines.values() for text in of_run):
+        names = [name for name, of_run in lines.items() if text in of_run]
         warnings.append(f"{'All runs' if len(names) == len(runs) else ', '.join(names)}: {text}")
     without = [name for name in runs if name not in evaluations]
     watched = " or ".join(dict.fromkeys(runs[name].watched for name in without))

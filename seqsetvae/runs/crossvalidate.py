@@ -10,9 +10,9 @@ from typing import Any
 
 from seqsetvae.cli.crossvalidate import Settings, combinations, is_sweep, varied
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.folds import folds, in_no_fold
+from seqsetvae.cohort.folds import folds, unused_stays
 from seqsetvae.cohort.open import check_data, open_data
-from seqsetvae.evaluation.crossvalidation import PART, Columns, lines, results
+from seqsetvae.evaluation.crossvalidation import PART, Columns, result_lines, results
 from seqsetvae.models.trees import lightgbm
 from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_fold
 from seqsetvae.runs.finetune import labels_of
@@ -38,7 +38,7 @@ def run(settings: Settings) -> dict[str, Any]:
         cohort = add_labels(cohort)
     require_targets(cohort, "train", *["valid"] * (settings.folds == 1))
     folder, plain = _folder(settings, cohort)
-    not_used = in_no_fold(cohort)
+    not_used = unused_stays(cohort)
     for line in not_used:
         print(line)
     try:
@@ -86,7 +86,7 @@ def _results(
         "findings": [Finding(WARNING, text).as_plain() for text in (*cautions(settings), *not_used)]
     }
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
-    print("\n" + "\n".join(lines(result)) + f"\n{folder / RESULT}")
+    print("\n" + "\n".join(result_lines(result)) + f"\n{folder / RESULT}")
     return result
 
 

@@ -121,14 +121,10 @@ def _in_order_of(columns: Columns, others: Columns) -> Columns:
     return found
 
 
-def _by_stay(columns: Columns) -> Columns:
-    """Rows by ascending stay, as those of the baselines are."""
-    return _in_order_of({"stay_id": np.sort(columns["stay_id"])}, columns)
-
-
 def _by_seed(runs: list[Columns], combination: str, architecture: str) -> Columns:
     """The trainings of one combination of settings as one table, whose models are named by it: [seeds, n] each."""
-    runs = [_by_stay(run) for run in runs]
+    # By ascending stay, like the baselines.
+    runs = [_in_order_of({"stay_id": np.sort(run["stay_id"])}, run) for run in runs]
     columns: Columns = {name: values for name, values in runs[0].items() if not is_output(name)}
     for name in (name for name in runs[0] if is_output(name)):
         other = combination + ("" if model_of(name) == architecture else f", {model_of(name)}")

@@ -20,7 +20,7 @@ from seqsetvae.evaluation.calibration import (
     fit_calibration,
     read_calibration,
 )
-from seqsetvae.evaluation.contributions import contributions, highest
+from seqsetvae.evaluation.contributions import contributions, extreme_stays
 from seqsetvae.evaluation.external import ExternalCohort
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.groups import read_subgroup_table, subgroups_of
@@ -34,7 +34,7 @@ from seqsetvae.evaluation.prediction_file import (
     write_result,
 )
 from seqsetvae.evaluation.predictions import Predictions, until_hour
-from seqsetvae.evaluation.results import evaluation, table
+from seqsetvae.evaluation.results import evaluation, result_text
 from seqsetvae.runs.external import calibrated_on, external_results, open_external, predict_external, require_fitted
 from seqsetvae.runs.predict import refuse_for_task
 from seqsetvae.runs.scoring import Scorer, open_scorer
@@ -81,10 +81,11 @@ def run(settings: Settings) -> dict[str, Any]:
     evaluated = [_evaluated(*each, settings.decisions, named) for each in zip(scorers, every, strict=True)]
     _require_same_stays(scorers, evaluated)
     landmarks = _landmarks(first, evaluated[0], settings.details.landmarks or ())
-    members = {name: _of_stays(each, evaluated[0]) for name, each in first.predict_members(split).items()}
+    members = {name: _for_stays(each, evaluated[0]) for name, each in first.predict_members(split).items()}
     finish_distributed()
     names = checkpoint_names([scorer.path for scorer in scorers])
     others, about_baselines = _baselines(settings.baselines.baselines, first, evaluated[0])
+    differences = [] if first.is_data_of_run else [*first.drift([split]), *first.not_compared([split])]
     content = evaluation(
         evaluated[0],
         names[0],
@@ -94,13 +95,13 @@ def run(settings: Settings) -> dict[str, Any]:
         subgroups=[] if columns is None else subgroups_of(columns, evaluated[0].stay_id),
         smallest_group=settings.details.smallest_group,
         landmarks=landmarks,
-        cautions=[*_left_out(first, every[0], evaluated[0]), *_drift(first, split), *about_baselines],
+        cautions=[*_left_out(first, every[0], evaluated[0]), *differences, *about_baselines],
         is_selected=first.is_selected,
         seed=settings.run.seed,
     )
     if settings.explained.explain is not None:
         content["explanation"] = _explanation(settings, first, evaluated[0])
-    print(f"\n{table(content)}")
+    print(f"\n{result_text(content)}")
     content |= external_results(elsewhere, settings) if elsewhere else {}
     for each in (Finding(**each) for each in content["findings"]):
         if each.level == WARNING:
@@ -131,7 +132,7 @@ def _explanation(settings: Settings, scorer: Scorer, evaluated: Predictions) -> 
     chosen = {f"Stay {place + 1}": at for place, (_, at) in enumerate(scorer.positions(ids, [evaluated.split]))}
     print("Contributions of variables (--explain): they say what the model made of the values, nothing about causes")
     explainer = scorer.explainer(evaluated.split)
-    return contributions(explainer, split, evaluated, chosen or highest(split, evaluated), settings.run.seed)
+    return contributions(explainer, split, evaluated, chosen or extreme_stays(split, evaluated), settings.run.seed)
 
 
 def _baselines(names: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, Predictions], list[str]]:
@@ -179,7 +180,7 @@ def _evaluated(scorer: Scorer, predictions: Predictions, asked: DecisionSettings
     return replace(found.rows(~calibrated_on(calibration, scorer, found)), calibration=calibration)
 
 
-def _of_stays(predictions: Predictions, evaluated: Predictions) -> Predictions:
+def _for_stays(predictions: Predictions, evaluated: Predictions) -> Predictions:
     """The predictions for the evaluated stays, without a calibration."""
     order = predictions.stay_id.argsort()
     return evaluated.other(predictions.output[order[np.searchsorted(predictions.stay_id[order], evaluated.stay_id)]])
@@ -195,11 +196,6 @@ def _left_out(scorer: Scorer, predictions: Predictions, evaluated: Predictions) 
     left_out += [f"{unknown:,} have only variables that the checkpoint's training data did not have"] * bool(unknown)
     left_out += [f"the calibration was fitted on {fitted:,}"] * bool(fitted)
     return [f"Of {len(predictions):,} stays, {' and '.join(left_out)}; they are left out."] * bool(left_out)
-
-
-def _drift(scorer: Scorer, split: str) -> list[str]:
-    """Cautions about data from elsewhere that differ from the training data."""
-    return [] if scorer.is_data_of_run else [*scorer.drift([split]), *scorer.not_compared([split])]
 
 
 def calibration_of(

@@ -167,7 +167,7 @@ def _write_onnx(model: Exported, folder: Path) -> tuple[dict[str, Any], list[str
         difference = write_onnx(part, folder / name)
         print(f"{name}: onnxruntime differs from torch by at most {difference:.1e} on {model.batch.n_stays} stays")
         written[name] = {**as_card(part), "largest_difference": difference}
-    return written, _not_in_onnx(model)
+    return written, _onnx_limits(model)
 
 
 def _parts(model: Exported) -> dict[str, Part]:
@@ -202,7 +202,7 @@ def _padded(batch: Batch, **flat: torch.Tensor) -> tuple[torch.Tensor, dict[str,
     return mask, padded
 
 
-def _not_in_onnx(model: Exported) -> list[str]:
+def _onnx_limits(model: Exported) -> list[str]:
     has_history = "padded_history" in model.backbone.OFFERS
     said = [
         "Not in ONNX: the set encoder, which reads sets of any size without padding; --mode embed writes its means, mu."

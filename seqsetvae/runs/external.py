@@ -18,7 +18,7 @@ from seqsetvae.cohort.tables.cells import as_facts
 from seqsetvae.evaluation.calibration import calibration_file, calibration_names, read_calibration, write_calibration
 from seqsetvae.evaluation.external import (
     ExternalCohort,
-    coverage,
+    coverage_of,
     external,
     external_text,
     heterogeneity,
@@ -184,7 +184,7 @@ def predict_external(opened: Opened, by: str | None) -> ExternalCohort:
         data=scorer.cohort.data_hash,
         predictions=joined,
         checkpoint_sha256=file_sha256(scorer.path),
-        coverage=coverage(scorer.cohort, scorer.trained_on.known, scorer.trained_on.profile),
+        coverage=coverage_of(scorer.cohort, scorer.trained_on.known, scorer.trained_on.profile),
         drift=scorer.drift(splits),
         notes=[*notes, *scorer.not_compared(splits)],
         by=by,

@@ -46,7 +46,7 @@ class StopRequest:
 
 
 @contextmanager
-def handled(stop: StopRequest) -> Iterator[None]:
+def handling(stop: StopRequest) -> Iterator[None]:
     """Inside, `stop` handles the signals."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     stop.install()
@@ -63,7 +63,7 @@ def handled(stop: StopRequest) -> Iterator[None]:
 def stoppable(run_folder: Path, stop: StopRequest) -> Iterator[None]:
     """These signals and Ctrl-C inside end in an exception whose text is the command that resumes the run."""
     command = f"{program('train_optimized.py')} --resume {shlex.quote(str(run_folder))}"
-    with handled(stop):
+    with handling(stop):
         try:
             yield
         except Terminated as stopped:

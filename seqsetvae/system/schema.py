@@ -46,12 +46,12 @@ def fault_of(value: Any, schema: Any, at: str = "") -> str | None:
                 parts.append((value[name], item_schema, f"{at}/{name}".lstrip("/")))
             elif name == key:
                 return f"{name!r} is missing" + f" in {at}" * bool(at)
-    elif not _is_of(value, schema):
+    elif not _has_type(value, schema):
         return f"{at} is {value!r:.60}, which has the wrong type"
     return next((fault for part in parts if (fault := fault_of(*part)) is not None), None)
 
 
-def _is_of(value: Any, kind: Any) -> bool:
+def _has_type(value: Any, kind: Any) -> bool:
     if kind in (float, NUMBER):
         largest = LARGEST if kind is float else 1e30
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < largest

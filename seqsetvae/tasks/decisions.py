@@ -91,7 +91,7 @@ def threshold_logit(need: Need, label: Ints, logit: Floats, scaling: tuple[float
                 "not mean more positives. Use another checkpoint."
             )
         return probability_logit(need.value, *scaling)
-    candidates, true, false = _called(label, logit)
+    candidates, true, false = _positives_called(label, logit)
     positives, negatives = int((label == 1).sum()), int((label == 0).sum())
     if need.name == YOUDEN:
         index = true * negatives - false * positives  # times positives * negatives; whole numbers
@@ -122,7 +122,7 @@ def probability_logit(probability: float, slope: float, intercept: float) -> flo
     return (math.log(probability / (1 - probability)) - intercept) / slope
 
 
-def _called(label: Ints, logit: Floats) -> tuple[Floats, Ints, Ints]:
+def _positives_called(label: Ints, logit: Floats) -> tuple[Floats, Ints, Ints]:
     """(different logits from the highest [m], positives and negatives that are called positive at each [m])."""
     order = np.argsort(-logit, kind="stable")
     last = np.flatnonzero(np.append(np.diff(logit[order]) != 0, True))
@@ -179,7 +179,7 @@ def decision_metrics(
     sections: dict[str, tuple[dict[str, Any], Callable[[Floats], dict[str, Floats]]]] = {}
     if threshold is not None:
         facts = {"threshold_for": str(need), "words": need.words, ADMISSIONS: need.admissions_per_day}
-        sections["decision"] = facts, lambda weights: _of_need(need, label, logit >= threshold, weights)
+        sections["decision"] = facts, lambda weights: _need_metrics(need, label, logit >= threshold, weights)
     if threshold is not None and bounds is not None:
         zero, one = labels_left(logit, threshold, bounds)
         undecided: Mask = zero & one
@@ -191,11 +191,11 @@ def decision_metrics(
             "error among decided": (~covered, ~undecided),
             "coverage": (covered, every),
         }
-        sections["abstention"] = {"counts": counts}, lambda weights: _shares(shares, label, weights)
+        sections["abstention"] = {"counts": counts}, lambda weights: _abstention_metrics(shares, label, weights)
     return sections
 
 
-def _of_need(need: Need, label: Ints, called: Mask, weights: Floats) -> dict[str, Floats]:
+def _need_metrics(need: Need, label: Ints, called: Mask, weights: Floats) -> dict[str, Floats]:
     """What the need is about, besides the shares at the threshold."""
     total, metrics = weights.sum(axis=1), {}
     if need.admissions_per_day is not None:
@@ -209,7 +209,7 @@ def _of_need(need: Need, label: Ints, called: Mask, weights: Floats) -> dict[str
     return metrics
 
 
-def _shares(shares: Mapping[str, tuple[Mask, Mask]], label: Ints, weights: Floats) -> dict[str, Floats]:
+def _abstention_metrics(shares: Mapping[str, tuple[Mask, Mask]], label: Ints, weights: Floats) -> dict[str, Floats]:
     """Each share of its stays: of all, and of each class."""
     metrics = {}
     for name, (inside, of) in shares.items():

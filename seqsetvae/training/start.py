@@ -76,7 +76,7 @@ def start_run(
         folder = RunFolder(resume)
     folder.lock()
     config = _config(mode, settings, data, sizes, report, effective_precision(run, device))
-    config |= _of_model(module, data)
+    config |= _model_facts(module, data)
     point = None if resume is None else _resume_point(folder, config, metrics)
     if folder.writes:
         start_log(folder.log, append=resume is not None)
@@ -179,7 +179,7 @@ def _config(
     }
 
 
-def _of_model(module: pl.LightningModule, data: CohortDataModule) -> dict[str, Any]:
+def _model_facts(module: pl.LightningModule, data: CohortDataModule) -> dict[str, Any]:
     """What a model was trained on and what of it it does not use, for the report."""
     model: Any = module
     backbone = getattr(model, "backbone", None)

@@ -305,7 +305,7 @@ def _help(*words: str) -> str:
 
 @pytest.mark.parametrize("name", MODES)
 def test_help_of_a_command_lists_its_flags_alone_with_the_comments_of_the_config(name):
-    shown, comments = parser(config, MODES, name).format_help(), config_file.comments(config)
+    shown, comments = parser(config, MODES, name).format_help(), config_file.help_comments(config)
     flags = declared(MODES[name].Settings).keys() | (FLAGS.keys() if name in ("finetune", "pretrain") else set())
     assert set(re.findall(r"^  --(\w+)", shown, re.M)) == flags
     for flag in flags & comments.keys():

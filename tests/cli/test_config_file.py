@@ -43,7 +43,7 @@ def test_the_config_is_a_docstring_and_plain_assignments_each_once():
 
 
 def test_every_setting_has_a_comment_on_its_line():
-    comments = config_file.comments(config)
+    comments = config_file.help_comments(config)
     assert comments.keys() == set(LINES)
     lines = {line.split(" = ")[0]: line for line in SOURCE.splitlines() if " = " in line}
     for name, (section, comment) in comments.items():

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort.folds import gather
-from seqsetvae.evaluation.crossvalidation import as_csv, lines, read_columns, results
+from seqsetvae.evaluation.crossvalidation import as_csv, read_columns, result_lines, results
 from seqsetvae.runs import crossvalidate, crossvalidation_jobs, pretrain
 from seqsetvae.runs.crossvalidation_jobs import train_and_predict
 from seqsetvae.tasks import fitting
@@ -48,7 +48,7 @@ def test_a_model_does_not_differ_from_its_copy():
     folds = [fold | {"copy": fold["boosted trees"]} for fold in (_columns(0), _columns(1))]
     difference = results(folds)["models"]["copy"]["difference"]["auroc"]
     assert difference == {"value": 0, "low": 0, "high": 0}
-    entry, printed = results(folds)["models"]["copy"]["auroc"], "\n".join(lines(results(folds)))
+    entry, printed = results(folds)["models"]["copy"]["auroc"], "\n".join(result_lines(results(folds)))
     assert f"copy           {entry['value']:.4f} ({entry['sd_over_folds']:.4f}) [{entry['low']:.4f}, " in printed
 
 
@@ -66,7 +66,7 @@ def test_a_baseline_that_is_better_is_said_first():
     assert text.startswith("Network is worse than logistic regression (AUROC 0.")
     assert text.endswith("Use logistic regression instead, until a model is better.")
     assert "boosted trees" not in text
-    assert lines(result)[0] == f"⚠️  {text}"
+    assert result_lines(result)[0] == f"⚠️  {text}"
     assert next(iter(result)) == "verdict"
 
 
@@ -93,7 +93,7 @@ def test_seeds_are_averaged_and_their_spread_is_that_of_the_mean_over_folds():
     assert found["value"] == pytest.approx((first["value"] + second["value"]) / 2)
     assert found["sd_over_seeds"] == pytest.approx(np.std(found["by_seed"], ddof=1))
     assert first["sd_over_seeds"] is None
-    printed = "\n".join(lines(results(two)))
+    printed = "\n".join(result_lines(results(two)))
     assert f"{found['value']:.4f} ({found['sd_over_folds']:.4f}; {found['sd_over_seeds']:.4f})" in printed
     assert "mean (SD) over folds and over 2 seeds" in printed
 

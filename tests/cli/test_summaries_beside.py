@@ -13,7 +13,7 @@ from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import resolve
-from seqsetvae.cli.config import load as load_config
+from seqsetvae.cli.config import load_config
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.contributions import deletion_test
 from seqsetvae.models import trees

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.folds import folds, gather, in_no_fold, random_part
+from seqsetvae.cohort.folds import folds, gather, random_part, unused_stays
 from seqsetvae.system.errors import InputError
 
 
@@ -30,10 +30,10 @@ def test_each_stay_is_held_out_once_and_the_test_split_never_appears(compiled):
 
 
 def test_stays_that_are_in_no_fold_are_counted(compiled):
-    (line,) = in_no_fold(compiled)
+    (line,) = unused_stays(compiled)
     stays = compiled.split("test").n_stays
     assert line.startswith(f"The test split ({stays} stays, {stays} with a label) is in no fold and was not used")
-    assert in_no_fold(replace(compiled, splits={name: compiled.split(name) for name in ("train", "valid")})) == []
+    assert unused_stays(replace(compiled, splits={name: compiled.split(name) for name in ("train", "valid")})) == []
 
 
 def test_folds_are_stratified_and_depend_on_the_seed_alone(compiled):

@@ -4,7 +4,7 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.checks import check_folder
-from seqsetvae.cohort.names import alike, trimmed
+from seqsetvae.cohort.names import groups_alike, trimmed
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
 from seqsetvae.system.errors import InputError
 
@@ -17,7 +17,9 @@ UNTRIMMED = ("HR", " HR", "HR ", "\u00a0HR", "HR\u200b", "\ufeffHR\t", "\u2003HR
 
 def test_only_names_that_differ_within_are_alike():
     assert {*map(trimmed, UNTRIMMED)} == {"HR"}
-    assert alike(["HR", "hr", "Heart  rate", "heart rate", NFC, NFD, "Na", "K", "\u00b5g", "\u03bcg", "H\u200bR"]) == [
+    assert groups_alike(
+        ["HR", "hr", "Heart  rate", "heart rate", NFC, NFD, "Na", "K", "\u00b5g", "\u03bcg", "H\u200bR"]
+    ) == [
         ["HR", "H\u200bR", "hr"],
         ["Heart  rate", "heart rate"],
         [NFD, NFC],

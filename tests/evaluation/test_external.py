@@ -14,7 +14,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from seqsetvae.cohort.profile import Profile, Window
-from seqsetvae.evaluation.external import DELIVERED, FEWEST_OF_SITE, ExternalCohort, coverage, external, external_text
+from seqsetvae.evaluation.external import (
+    DELIVERED,
+    FEWEST_OF_SITE,
+    ExternalCohort,
+    coverage_of,
+    external,
+    external_text,
+)
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.predictions import Predictions
@@ -185,7 +192,7 @@ def test_coverage_counts_variables_and_events(compiled):
     names = list(compiled.vocabulary)
     window = Window(10, 0.0, None, None)
     profile = Profile(window, {names[0]: (60, 9), names[1]: (20, 9), "ward=a": (5, 5), "ward=b": (5, 5), "ph": (10, 2)})
-    found = coverage(compiled, [names[0], names[1], "ward=a", "ward=b", "ph"], profile)
+    found = coverage_of(compiled, [names[0], names[1], "ward=a", "ward=b", "ph"], profile)
     counts = np.zeros(len(names))
     for split in compiled.splits.values():
         counts += np.bincount(split.variable, minlength=len(names))
@@ -193,7 +200,7 @@ def test_coverage_counts_variables_and_events(compiled):
     assert found["missing"] == ["ward", "ph"]
     assert (found["events"], found["events_read"]) == (counts.sum(), counts[:2].sum())
     assert found["share_of_training_events"] == pytest.approx(0.8)
-    without = coverage(compiled, None, None)
+    without = coverage_of(compiled, None, None)
     assert (without["variables"], without["missing"]) == (len(names), [])
     assert "share_of_training_events" not in without
 

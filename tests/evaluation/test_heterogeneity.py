@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import t as student
 
-from seqsetvae.evaluation.heterogeneity import between, pooled
+from seqsetvae.evaluation.heterogeneity import pooled, variance_between
 
 # BCG vaccine against tuberculosis, 13 trials (Colditz et al., 1994): cases and others among vaccinated and controls.
 BCG = """4 119 11 128  6 300 29 274  3 228 11 209  62 13536 248 12619  33 5036 47 5761  180 1361 372 1079  8 2537 10 619
@@ -47,7 +47,7 @@ def test_the_variance_between_sites_is_that_of_the_highest_restricted_likelihood
     best = min(
         (minimize(negative, [start], method="Nelder-Mead", tol=1e-12) for start in (-3, -1, 0)), key=lambda x: x.fun
     )
-    assert between(value, error**2) == pytest.approx(np.exp(2 * best.x[0]), rel=1e-4)
+    assert variance_between(value, error**2) == pytest.approx(np.exp(2 * best.x[0]), rel=1e-4)
 
 
 def test_equal_sites_have_no_variance_between_them_and_no_narrower_interval_than_without_the_adjustment():

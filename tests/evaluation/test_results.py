@@ -21,7 +21,7 @@ from seqsetvae.evaluation.findings import (
 )
 from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.evaluation.results import evaluation, table
+from seqsetvae.evaluation.results import evaluation, result_text
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.scores import BINARY_METRICS, BinaryMetric
@@ -64,7 +64,7 @@ def test_baselines_are_compared_on_the_same_stays_with_paired_intervals():
     difference = content["figures"]["auroc"]["value"] - found["figures"]["auroc"]["value"]
     assert found["difference"]["auroc"]["value"] == pytest.approx(difference)
     assert found["difference"].keys() == {"auroc", "auprc"}
-    assert "compared with boosted trees" in table(content)
+    assert "compared with boosted trees" in result_text(content)
 
 
 def test_members_of_an_average_have_their_weights_and_paired_differences():
@@ -77,7 +77,7 @@ def test_members_of_an_average_have_their_weights_and_paired_differences():
     difference = content["figures"]["auroc"]["value"] - found["figures"]["auroc"]["value"]
     assert found["difference"]["auroc"]["value"] == pytest.approx(difference)
     assert found["difference"]["auroc"]["low"] < difference < found["difference"]["auroc"]["high"]
-    assert "compared with its member trees, weight 0.75" in table(content)
+    assert "compared with its member trees, weight 0.75" in result_text(content)
     assert content["verdict"] == NOT_COMPARED  # members are no baselines
 
 
@@ -93,7 +93,7 @@ def test_a_baseline_that_is_better_is_said_first_and_what_to_use():
     assert "and logistic regression (AUROC" in text
     assert text.endswith(" on the same stays. Use logistic regression instead, until a model is better.")
     assert "prevalence" not in text
-    assert table(content).startswith(f"⚠️  {text}\n")
+    assert result_text(content).startswith(f"⚠️  {text}\n")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_of_few_data_the_interval_and_the_simplest_model_that_is_not_worse_come_
     content = _content(evaluated, baselines=baselines)
     text, auroc = content["verdict"], content["figures"]["auroc"]
     assert text.startswith(first)
-    assert table(content).startswith("⚠️  " * (first != NOT_WORSE) + text)
+    assert result_text(content).startswith("⚠️  " * (first != NOT_WORSE) + text)
     if first != NOT_WORSE:
         interval = f"95 % intervals: AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}), AUPRC"
         assert text.index(interval) < text.index("The simplest model that is not worse by a paired 95 % interval: log")
@@ -240,9 +240,9 @@ def test_intervals_are_over_patients_where_several_stays_are_of_one():
     )
     female, other = content["subgroups"][0]["figures"], expected["subgroups"][0]["figures"]
     assert female["auroc"] == pytest.approx(other["auroc"])
-    assert "400 stays of 200 patients" in table(content)
-    assert "95 % interval (over patients)" in table(content)
-    assert "95 % interval (over stays)" in table(expected)
+    assert "400 stays of 200 patients" in result_text(content)
+    assert "95 % interval (over patients)" in result_text(content)
+    assert "95 % interval (over stays)" in result_text(expected)
 
 
 def test_a_subgroup_has_the_figures_of_its_stays_alone():
@@ -258,7 +258,7 @@ def test_a_subgroup_has_the_figures_of_its_stays_alone():
     assert first["figures"]["auroc"]["value"] == pytest.approx(expected)
     assert second["positives"] == 0
     assert {each["value"] for each in second["figures"].values()} == {None}
-    assert "outcome alive" in table(content)
+    assert "outcome alive" in result_text(content)
 
 
 def test_a_landmark_has_its_own_stays():
@@ -304,7 +304,7 @@ def test_a_figure_is_one_entry(monkeypatch):
     content = _content(evaluated)
     probability = expit(evaluated.output)
     assert content["figures"]["errors"]["value"] == pytest.approx(((probability - evaluated.target) ** 2).sum())
-    (line,) = [line for line in table(content).splitlines() if line.startswith("  errors")]
+    (line,) = [line for line in result_text(content).splitlines() if line.startswith("  errors")]
     assert line.endswith("(perfect: 0)")
     more = {"errors": {"value": 0.2, "low": 0.1, "high": 0.3}}
     assert worse_than("this model", {}, {"trees": {"figures": {}, "difference": more}}) is not None

@@ -133,7 +133,7 @@ def _config_file(rng: random.Random, folder: Path) -> None:
     text = Path(config.__file__).read_bytes()
     (folder / "finetune_config_optimized.py").write_bytes(mutate.bytes_of(text, rng))
     file = folder / "finetune_config_optimized.py"
-    resolve(config_file.load(file), ["--mode", "pretrain", "--data_dir", str(folder)], MODES)
+    resolve(config_file.load_config(file), ["--mode", "pretrain", "--data_dir", str(folder)], MODES)
 
 
 TARGETS: dict[str, tuple[Target, int]] = {  # with the share of the cases, of 100

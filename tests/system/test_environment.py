@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 
 from seqsetvae.system.environment import require_usable
 from seqsetvae.system.errors import InputError, Terminated
-from seqsetvae.system.interrupt import STOPPING, StopRequest, handled
+from seqsetvae.system.interrupt import STOPPING, StopRequest, handling
 from seqsetvae.system.processes import Process, read_slurm, this_process
 from tests.training.helpers import fine_tuner, run_stages
 
@@ -123,14 +123,14 @@ def test_words_in_the_place_of_numbers_start_no_processes(monkeypatch):
 def test_a_signal_that_asks_to_end_is_raised_once_and_waits_for_a_step(number):
     before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
     try:
-        with handled(StopRequest()):
+        with handling(StopRequest()):
             with pytest.raises(Terminated, match=f"stopped by {number.name}"):
                 signal.raise_signal(number)
             signal.raise_signal(number)  # while it cleans up
         assert signal.getsignal(number) is signal.SIG_DFL
         stop = StopRequest()
         stop.in_steps = True
-        with handled(stop):
+        with handling(stop):
             signal.raise_signal(number)
         assert stop.received
     finally:
@@ -140,7 +140,7 @@ def test_a_signal_that_asks_to_end_is_raised_once_and_waits_for_a_step(number):
 def test_what_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with handled(StopRequest()):
+        with handling(StopRequest()):
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

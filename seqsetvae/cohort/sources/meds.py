@@ -89,7 +89,7 @@ def _open(arguments: Namespace, database: Database) -> Opened:
     return assemble(
         arguments,
         SourceTables(
-            description=data.described(src),
+            description=data.description_of(src),
             events=events,
             samples=started,
             every_sample=samples,
@@ -160,7 +160,7 @@ def _open_export(arguments: Namespace, database: Database) -> Opened:
     return assemble(
         arguments,
         SourceTables(
-            description=data.described(src),
+            description=data.description_of(src),
             events=events,
             samples=samples,
             every_sample=samples,

@@ -25,7 +25,13 @@ from seqsetvae.cohort.sources.assemble import SPLIT_NAMES, split_positions
 from seqsetvae.cohort.tables.codes import UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Events, Occurrences
 from seqsetvae.cohort.tables.forms import refuse_versions, table_files
-from seqsetvae.cohort.tables.label_rules import LabelRows, event_labels, of_samples, prediction_grid, present_labels
+from seqsetvae.cohort.tables.label_rules import (
+    LabelRows,
+    event_labels,
+    labels_of_samples,
+    prediction_grid,
+    present_labels,
+)
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
 from seqsetvae.cohort.tables.source import StaticColumn, StayEnd
 from seqsetvae.cohort.tables.stays import Samples, per_id
@@ -128,7 +134,7 @@ def description(src: Path) -> dict[str, object]:
     return read_json(file) if file.is_file() else {}
 
 
-def described(src: Path) -> str:
+def description_of(src: Path) -> str:
     """The data set in words, for the manifest."""
     return f"MEDS {description(src).get('meds_version', 'of unknown version')} {src.resolve()}"
 
@@ -282,7 +288,7 @@ class Marks:
             labels = present_labels(PRESENT, pa.array(has, mask=~has), np.ones_like(has))
             n = f"{has.sum():,} of {len(has):,}"
             note = f"the label is 1 for subjects that have an event {flags.label_present} at any time: {n}"
-            return of_samples(replace(labels, notes=[note]), rows, len(has))
+            return labels_of_samples(replace(labels, notes=[note]), rows, len(has))
         return rows
 
     def _stays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort import tidy
-from seqsetvae.cohort.format import ranges
+from seqsetvae.cohort.format import join_ranges
 from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.sidefiles import Labels, LabelTable, read_labels, require_match, stay_number
 from seqsetvae.cohort.sources.opened import Opened, assign_by_fractions, choose_fractions
@@ -157,7 +157,7 @@ class PhysioNet2012:
         """The rows of these stays, which may be of different sets."""
         first = self._first[stays.place]
         n_rows = self._first[stays.place + 1] - first
-        variable, value, minute = (column[ranges(first, n_rows)] for column in self._columns)
+        variable, value, minute = (column[join_ranges(first, n_rows)] for column in self._columns)
         return Rows(stays, n_rows, self._names, variable, value, minute, None, np.zeros(len(stays), dtype=bool))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort, ranges
+from seqsetvae.cohort.format import Cohort, Split, is_compiled, join_ranges, open_cohort
 from seqsetvae.cohort.imported import IMPORT, SAID, Imported, read_samples, read_skipped
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
@@ -148,7 +148,7 @@ class Joined:
         tables = [_rows(self._pieces[at], some, names) for at, some in own.items()]
         variable, value, minute, set_index, n_rows = (np.concatenate(column) for column in zip(*tables, strict=True))
         place = np.argsort(np.argsort(piece, kind="stable"))  # of each stay among those that were read
-        rows = ranges((np.cumsum(n_rows) - n_rows)[place], n_rows[place])
+        rows = join_ranges((np.cumsum(n_rows) - n_rows)[place], n_rows[place])
         columns = (names, variable[rows], value[rows], minute[rows], set_index[rows])
         return Rows(stays, n_rows[place], *columns, np.ones(len(stays), dtype=bool))
 
@@ -157,15 +157,15 @@ def _rows(piece: tuple[Cohort, Split], stays: NDArray[np.int64], names: Sequence
     """(variable, value, minute, set_index) of each event of some stays of a cohort, and the events of each stay."""
     cohort, split = piece
     first_set, n_sets = split.stay_offset[stays], split.stay_offset[stays + 1] - split.stay_offset[stays]
-    sets = ranges(first_set, n_sets)
+    sets = join_ranges(first_set, n_sets)
     n_events = split.set_offset[sets + 1] - split.set_offset[sets]
-    events = ranges(split.set_offset[sets], n_events)
+    events = join_ranges(split.set_offset[sets], n_events)
     code = np.searchsorted(np.array(names), np.array(cohort.vocabulary)).astype(np.int32)
     return (
         code[split.variable[events]],
         split.value[events],
         np.repeat(split.minute[sets], n_events),
-        np.repeat(ranges(np.zeros_like(n_sets), n_sets).astype(np.float64), n_events),
+        np.repeat(join_ranges(np.zeros_like(n_sets), n_sets).astype(np.float64), n_events),
         split.set_offset[first_set + n_sets] - split.set_offset[first_set],
     )
 

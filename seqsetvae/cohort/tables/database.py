@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import ranges
+from seqsetvae.cohort.format import join_ranges
 from seqsetvae.cohort.tidy import repeated
 from seqsetvae.system.errors import InputError, counted, cut
 from seqsetvae.system.files import cannot_write, scratch_folder
@@ -164,7 +164,7 @@ class Records:
         """(the records of these ids, id by id; how many each has)."""
         first = self._first[ids]
         n_rows = self._first[ids + 1] - first
-        return self._mapped().take(ranges(first, n_rows)), n_rows
+        return self._mapped().take(join_ranges(first, n_rows)), n_rows
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """All records, block by block, those of an id together."""

@@ -19,7 +19,7 @@ from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, id_numbers, in_
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, Records, repeats
 from seqsetvae.cohort.tables.forms import USUAL, Form
-from seqsetvae.cohort.tables.read import Part, join, read_parts, value_columns
+from seqsetvae.cohort.tables.read import Part, join_parts, read_parts, value_columns
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
 from seqsetvae.system.errors import InputError, counted, shown
@@ -245,12 +245,12 @@ def timed_parts(
             clock = clock or clock_of_part(part)
             kind = [clock and clock.kind, *((name, cells.type) for name, cells in part.columns.items())]
             if some and (kind != of_some[1] or n_rows + len(part) > ROWS_PER_JOINED):
-                yield join(some), of_some[0]
+                yield join_parts(some), of_some[0]
                 some = []
             of_some, n_rows = (of_some, n_rows + len(part)) if some else ([clock, kind], len(part))
             some.append(part)
     if some:
-        yield join(some), of_some[0]
+        yield join_parts(some), of_some[0]
 
 
 def _first_times(files: Sequence[Path], name: str, form: Form) -> pa.Array:

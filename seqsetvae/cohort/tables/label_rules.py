@@ -19,7 +19,7 @@ from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.tables.cells import as_id_texts, as_text, in_column
 from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of, match_notes, timed_parts
 from seqsetvae.cohort.tables.forms import USUAL, Form
-from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, levels_of, no_label, one_for
+from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, label_rule, levels_of, no_label
 from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeColumn, TimeFlags, is_bad
 from seqsetvae.system.errors import InputError, counted, named, shown
@@ -61,7 +61,7 @@ def read_label_rows(
     ids = events.ids.find(file.ids(id_column, events.ids.texts))
     label_of = np.full(len(ids), -1, dtype=np.int8)
     if label is not None:
-        label_of = file.labels(label, one_for(positive), NOT_BINARY)
+        label_of = file.labels(label, label_rule(positive), NOT_BINARY)
     time, notes = (None, []) if time_column is None else file.times(time_column, events.time, flags)
     known = np.flatnonzero(ids >= 0)
     rows_of_id = np.bincount(ids[known], minlength=len(events.ids))
@@ -80,9 +80,9 @@ def _meaning(column: str, positive: Sequence[str], levels: Mapping[str, int]) ->
     Raises:
         InputError: one of the values does not occur.
     """
-    as_label = one_for(positive)
+    as_label = label_rule(positive)
     for value in positive:
-        if not any(one_for([value])(text) == "1" for text in levels):
+        if not any(label_rule([value])(text) == "1" for text in levels):
             there = named([shown(text) for text in sorted(levels, key=levels.__getitem__, reverse=True)]) or "none"
             raise InputError(f"--label_positive {shown(value)}: no cell of {column} has this value, but {there}.")
     of_label = [
@@ -117,7 +117,7 @@ def row_labels(
         read = partial(clock.read, cells[form.time_column], earliest=rule == EACH_ROW)
         time = in_column(where, form.time_column, read)
         texts = in_column(where, column, lambda: as_text(cells[column]))
-        label = label_codes(texts, one_for(positive))
+        label = label_codes(texts, label_rule(positive))
         part.refuse(column, label == OTHER, lambda cell: no_label(cell) + NOT_BINARY)
         if positive:
             levels.update(levels_of(texts))
@@ -289,14 +289,14 @@ def find_labels(
     elif arguments.label_column:
         of_rows = arguments.label_column, arguments.label_of
         labels = row_labels(files, *of_rows, events, arguments.label_positive)
-        rows = of_samples(labels, rows, len(events.ids))
+        rows = labels_of_samples(labels, rows, len(events.ids))
     elif arguments.label_present:
         labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))
-        rows = of_samples(labels, rows, len(events.ids))
+        rows = labels_of_samples(labels, rows, len(events.ids))
     return rows, odd
 
 
-def of_samples(labels: LabelRows, times: LabelRows | None, n_ids: int) -> LabelRows:
+def labels_of_samples(labels: LabelRows, times: LabelRows | None, n_ids: int) -> LabelRows:
     """Every prediction time of an id gets the id's label."""
     if times is None:
         return labels

@@ -83,7 +83,7 @@ class Part:
         return f"{self.file}, row {self.first_row + row} (counted from 0)"
 
 
-def join(parts: Sequence[Part]) -> Part:
+def join_parts(parts: Sequence[Part]) -> Part:
     """One part of the same rows."""
     if len(parts) == 1:
         return parts[0]
