@@ -139,7 +139,7 @@ class SplitBatches(Dataset[Batch]):
         return batch
 
     def prepared(self, stays: np.ndarray) -> Any:
-        """What `prepare` makes of these stays, without the rest of their batch."""
+        """`batch.prepared` of these stays, without their events."""
         return self._prepared(stays, self._collate(stays, self.prepared_change or self.change, None))
 
     def _collate(self, stays: np.ndarray, change: ValueChange | None, first_sets: np.ndarray | None) -> Batch:
@@ -157,7 +157,7 @@ class SplitBatches(Dataset[Batch]):
 
 
 class BatchLoader(DataLoader[Any]):
-    """A DataLoader over whole batches that says it where its processes cannot be started."""
+    """A DataLoader over whole batches that raises InputError where its worker processes cannot be started."""
 
     def __init__(self, batches: Dataset[Any], sampler: LengthBucketSampler, num_workers: int, **options: Any) -> None:
         super().__init__(batches, batch_size=None, sampler=sampler, num_workers=num_workers, **options)

@@ -37,7 +37,7 @@ ValueChange = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[np.floa
 
 
 class ValueTransform(Protocol):
-    """What a transform must offer; str() describes it in the log."""
+    """Interface of a value transform; str() describes it in the log."""
 
     @classmethod
     def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> ValueTransform:
@@ -60,7 +60,7 @@ class ValueTransform(Protocol):
         """Whether a model reads the values of a variable, and not only that it occurred."""
 
     def change(self, cohort: Cohort) -> ValueChange:
-        """What turns values into those of a batch.
+        """The function that turns raw values into those of a batch.
 
         It is pickled for the worker processes of a loader.
         """

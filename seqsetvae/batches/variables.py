@@ -61,6 +61,6 @@ def reads_no_value(cohort: Cohort, transform: ValueTransform) -> bool:
 
 
 def _numbers(cohort: Cohort) -> list[str]:
-    """The variables but levels of categories, whose value is always 1, so that mean and std are 0 and 1."""
+    """Variables that are numbers. Levels of categories have the value 1, and so mean 0 and std 1."""
     statistics = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
     return [name for name, mean, std in statistics if (mean, std) != (0, 1)]

@@ -1,4 +1,4 @@
-"""Reads the file of a checkpoint, .ckpt or .safetensors: nothing in it is executed, nothing damaged gets further.
+"""Reads a checkpoint file, .ckpt or .safetensors: nothing in it is executed, and a damaged file is refused.
 
 A .safetensors file has the weights, and what else a checkpoint records as JSON in its header. The format cannot hold
 code, and opens quickly. It has no checksums, so the header has one of all weights. Long texts (boosted trees) are kept
@@ -243,7 +243,7 @@ def check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def check_types(weights: Mapping[str, object], wanted: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Compare weights of a file with those of the model: torch would round or fill up whole numbers without a word.
+    """Compare weights of a file with those of the model: torch would silently round or fill up whole numbers.
 
     Raises:
         InputError: it names those that are whole numbers where the model has fractions, or the reverse.

@@ -1,4 +1,4 @@
-"""What users would take instead: boosted trees and logistic regression on summaries of each variable.
+"""Baselines: boosted trees and logistic regression on summaries of each variable.
 
 Trained on the training split, stopped or chosen on the validation split. Legend: n labelled stays, V variables.
 """

@@ -1,4 +1,4 @@
-"""What evaluation.json says about why: contributions over a split, over the course of some stays, and a test of them.
+"""The section `explanation` of evaluation.json: contributions over a split, over some stays in time, and their test.
 
 Legend: n explained stays, K names of variables, T times.
 """

@@ -48,12 +48,12 @@ def _columns_of(model: str, spec: Spec) -> list[str]:
 
 
 def is_output(column: str) -> bool:
-    """Whether a column is one of a model."""
+    """Whether a column holds outputs of a model."""
     return column not in (*NOT_MODELS, SUBJECT) and not column.startswith("label ")
 
 
 def model_of(column: str) -> str:
-    """The model that a column is of."""
+    """The name of the model whose outputs a column holds."""
     return column.partition("[")[0]
 
 
@@ -64,7 +64,7 @@ def as_csv(columns: Columns) -> bytes:
 
 
 def read_columns(file: Path) -> Columns:
-    """What `as_csv` made."""
+    """Read the text that `as_csv` made."""
     with file.open(encoding="utf-8", newline="") as stream:
         names, *rows = csv.reader(stream)
     columns = zip(names, zip(*rows, strict=True), strict=True)
@@ -173,7 +173,7 @@ class _Table:
         return {name: np.array([[run[name] for run in of_fold] for of_fold in runs]) for name in self.metrics}
 
     def means(self, model: str, weights: Floats) -> MetricValues:
-        """Their means over folds and seeds: [R]."""
+        """Means of the metrics over folds and seeds: [R]."""
         return {name: values.mean(axis=1).mean(axis=0) for name, values in self.by_run(model, weights).items()}
 
 

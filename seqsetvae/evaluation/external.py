@@ -1,4 +1,4 @@
-"""Whether a model holds on a cohort that is not that of its training: an entry of `external` in evaluation.json.
+"""External validation, whether a model holds on another cohort: an entry of `external` in evaluation.json.
 
 All stays of the cohort are evaluated, whatever their split: coverage of the model's variables, drift, metrics. Of one
 binary label also calibration before and after it is fitted anew on some patients, decision curves, and each site.
@@ -95,7 +95,7 @@ def coverage_of(cohort: Cohort, known: Sequence[str] | None, profile: Profile | 
 
 
 def coverage_text(counts: Plain) -> str:
-    """One sentence or two."""
+    """The coverage in one or two sentences."""
     share, missing = counts.get("share_of_training_events"), counts["missing"]
     of_training = "" if share is None else f", which had {share:.1%} of its training events"
     read = f"{counts['events_read'] / max(counts['events'], 1):.1%} of the {counts['events']:,} events here"
@@ -236,7 +236,7 @@ def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: 
 
 
 def _sites(cohort: ExternalCohort, resamples: int, seed: int) -> Plain:
-    """Each site that has stays enough of both classes, and what they have in common."""
+    """Metrics of each site with enough stays of both classes, and pooled over sites."""
     rows, left_out = [], []
     for site in cohort.sites:
         stays = cohort.predictions.rows(site.stays)
@@ -297,7 +297,7 @@ def _findings(cohort: ExternalCohort, content: Plain) -> list[Finding]:
 
 
 def _in_the_large(metrics: Plain) -> list[Finding]:
-    """Risks that are too low or too high on the whole."""
+    """Calibration in the large: risks that are too low or too high on average."""
     intercept, difference = metrics.get("calibration_intercept", {}), metrics.get("mean_difference", {})
     if intercept.get("low") is None or intercept["low"] <= 0 <= intercept["high"]:
         return []
@@ -339,7 +339,7 @@ def external_text(content: Plain) -> str:
 
 
 def sites_text(title: str, rows: Sequence[Mapping[str, Any]], of_all: Plain) -> list[str]:
-    """Each site, or cohort, and what they have in common."""
+    """Metrics of each site, or cohort, and pooled over them."""
     lines = [f"  {title}: value (95 % interval)"]
     for row in rows:
         lines.append(f"    {row['name']}: {row['stays']:,} stays, {row['positives']:,} positive")

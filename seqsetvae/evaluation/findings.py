@@ -1,4 +1,4 @@
-"""What a reader must know before believing an evaluation, what to do about it, and what is said first.
+"""Findings and verdict of an evaluation: what a reader must know before believing it, and what to do about it.
 
 Said first is whether a baseline, or another checkpoint, is better than the model. Everything is read from
 the content of evaluation.json (or crossvalidation.json), so that a report of an older evaluation says it too.
@@ -26,7 +26,7 @@ Metric = Mapping[str, Any]  # value, low, high
 
 
 def as_text(content: Mapping[str, Any]) -> str:
-    """The text of evaluation.json, a list of numbers on one line."""
+    """The text of evaluation.json, each list of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return LIST_OF_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
@@ -192,7 +192,7 @@ def _has_ends(metric: Plain) -> bool:
 
 
 def _is_not_worse(other: Plain) -> bool:
-    """In no metric by a paired interval, where there is one."""
+    """Whether another model is in no metric worse than this one by a paired interval, and there is one."""
     signs = [_sign(*item) for item in _differences(other) if _has_ends(item[1])]
     return bool(signs) and max(signs) <= 0
 
@@ -274,7 +274,7 @@ def less_is_better(name: str) -> bool:
 
 
 def _rank(other: Plain) -> float:
-    """The first difference, in the direction in which less is worse for the model."""
+    """The first difference, signed so that less is worse for the model."""
     name, difference = next(iter(_differences(other)))
     value = difference.get("value") or 0.0
     return -value if less_is_better(name) else value

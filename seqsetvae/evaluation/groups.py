@@ -162,7 +162,7 @@ def by_group(evaluated: Predictions, groups: Sequence[Subgroup], smallest: int, 
 
 
 def _shown(groups: Sequence[Subgroup], is_hidden: NDArray[np.bool_]) -> list[Subgroup]:
-    """The groups that are not hidden, and those of a column that are as one, which is what all others leave."""
+    """The groups that are not hidden, and the hidden ones of a column as one group, which is what the others leave."""
     shown = []
     for column in dict.fromkeys(each.column for each in groups):
         own = [(each, bool(no)) for each, no in zip(groups, is_hidden, strict=True) if each.column == column]

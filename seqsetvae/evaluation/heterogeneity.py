@@ -69,7 +69,7 @@ def variance_between(value: Floats, variance: Floats) -> float:
 
 @dataclass(frozen=True)
 class Scale:
-    """On which values of a metric are pooled: that on which they are about normal; and back."""
+    """The scale on which a metric is about normal, so that it is pooled there, and its inverse."""
 
     to: Callable[[Floats], Floats]
     back: Callable[[float], float]

@@ -85,7 +85,7 @@ def compare(file: Path, part: Part) -> float:
 
 
 def _save_without_traces(model: Any, file: Path) -> None:
-    """The exporter notes source lines with the paths of this computer at every node."""
+    """Save a file without the source lines, with local paths, that the exporter notes at every node."""
     import onnx
 
     for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:

@@ -185,7 +185,7 @@ def _write(stream: BinaryIO, table: pa.Table, suffix: str) -> None:
 
 
 def _write_csv(stream: BinaryIO, table: pa.Table) -> None:
-    """Numbers are written so that they read back to the same bits; what is missing is empty; no text runs."""
+    """Write CSV: numbers read back to the same bits, missing cells are empty, no text is a formula."""
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(_as_text, table.column_names))

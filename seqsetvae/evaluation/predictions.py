@@ -121,13 +121,13 @@ class Prefixes:
 
 
 def every_prefix(split: Split) -> Prefixes:
-    """One for each set of each stay, in the order of the split: R = S."""
+    """A prefix for each set of each stay, in the order of the split: R = S."""
     n_sets = np.diff(split.stay_offset)
     return Prefixes(np.repeat(np.arange(split.n_stays), n_sets), join_ranges(np.ones_like(n_sets), n_sets))
 
 
 def until_hour(split: Split, hours: float) -> Prefixes:
-    """The sets of the first `hours` hours since admission, of every stay that has one then."""
+    """Prefixes of the first `hours` hours since admission, of every stay that has a set by then."""
     early = np.concatenate([[0], np.cumsum(split.minute <= 60 * hours)])
     n_sets = np.diff(early[split.stay_offset])
     (stay,) = np.nonzero(n_sets)

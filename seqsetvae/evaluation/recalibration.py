@@ -43,7 +43,7 @@ class Fitted:
 
 
 def too_few(target: Floats, purpose: str) -> str | None:
-    """Why stays with these labels [n, 1] cannot be used, if they cannot: too few of a class. `purpose` they are for."""
+    """Why stays with these labels [n, 1] have too few of a class for `purpose`; None if they are enough."""
     positives = int((target[:, 0] == 1).sum())
     fewer, of_class = min((positives, 1), (len(target) - positives, 0))
     if fewer >= FEWEST:

@@ -155,7 +155,7 @@ def _baselines(settings: Settings, fold: Fold) -> Columns:
 
 
 def _inner_folds(cohort: Cohort, seed: int) -> list[Cohort]:
-    """Inner folds of a fold's training stays; the fold itself, which is said, if these are too few."""
+    """Inner folds of a fold's training stays; the fold itself, with a printed note, if these are too few."""
     try:
         return list(folds(replace(cohort, splits={"train": cohort.split("train")}), INNER_FOLDS, seed))
     except InputError:

@@ -39,7 +39,7 @@ UNNAMED = "(not saved)"  # what a calibration is called that nobody keeps
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A cohort from elsewhere with the checkpoint, and the calibration that its predictions have."""
+    """An external cohort with the checkpoint, and the calibration of its predictions."""
 
     name: str
     scorer: Scorer
@@ -266,7 +266,7 @@ def sites_of(table: pa.Table, by: str, stays: np.ndarray) -> tuple[list[Subgroup
 
 
 def require_fitted(cohorts: Sequence[ExternalCohort], settings: Settings) -> None:
-    """Raises InputError if the calibration that --save_calibration names cannot be fitted, before what takes longer."""
+    """Raises InputError if the calibration that --save_calibration names cannot be fitted, before longer work."""
     asked = settings.external
     for each in cohorts if asked.save_calibration is not None else ():
         name = asked.save_calibration or UNNAMED

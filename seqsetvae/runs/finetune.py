@@ -210,7 +210,7 @@ def labelled_stays(cohort: Cohort) -> int:
 
 
 def for_stays(settings: Settings, cohort: Cohort) -> Settings:
-    """The settings with what the architecture's recipe makes of the number of training stays, which is said."""
+    """The settings with the recipe's values for this number of labelled training stays; prints them."""
     chosen, n_stays = settings.beside.recipe(settings.architecture.architecture), labelled_stays(cohort)
     recipe_for = getattr(chosen, "recipe_for", None)
     advised: dict[str, Any] = {} if recipe_for is None else recipe_for(n_stays)

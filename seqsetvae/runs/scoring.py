@@ -106,7 +106,7 @@ class Scorer(Opened):
         return dict.fromkeys(stays.stay_id[counted[first] == counted[end]].tolist(), UNKNOWN_VARIABLES)
 
     def explainer(self, split: str) -> Explainer:
-        """What explains the scores of stays of a split.
+        """The explainer for the scores of a split.
 
         Raises:
             InputError: the task has more than one score, or an earlier version fitted the model.

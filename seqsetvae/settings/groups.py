@@ -141,7 +141,7 @@ class OutputSettings:
     )
 
     def problems(self) -> list[str]:
-        """Found before hours of work whose result nobody may write."""
+        """An output that cannot be written, found before hours of work."""
         if self.output is None or (place := not_writable(self.output)) is None:
             return []
         return [f"output: received {str(self.output)!r}; allowed: a place that you may write to, which {place} is not"]

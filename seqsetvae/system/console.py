@@ -39,7 +39,7 @@ class OutputLog:
         self._file: TextIO | None = None
 
     def add(self, line: str) -> None:
-        """One line without its end."""
+        """Add a line, without its line end."""
         if self._file is None:
             self._lines.append(line)
             return
@@ -51,7 +51,7 @@ class OutputLog:
             print(f"⚠️  {failed.name} is incomplete: {error.strerror}", file=sys.__stderr__)
 
     def keep(self, warning: str) -> None:
-        """A warning, for the report: as a line of WARNINGS beside the log."""
+        """Keep a warning for the report, as a line of WARNINGS beside the log."""
         self._warnings.append(" ".join(warning.split()))
         if self._file is not None:
             lines, self._warnings = self._warnings, []
@@ -209,7 +209,7 @@ def warn(text: str) -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """What is printed inside is neither shown nor in train.log: of a training that is a step of another."""
+    """Suppress output, in train.log too: for a training that is a step of another one."""
     global _log
     log, _log = _log, None
     try:
@@ -220,7 +220,7 @@ def silent() -> Iterator[None]:
 
 
 def end_log() -> None:
-    """The run is over: what is printed from now on belongs to the next one."""
+    """End the log of a run; later output belongs to the next one."""
     if _log is not None:
         _log.close()
 

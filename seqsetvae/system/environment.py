@@ -1,4 +1,4 @@
-"""What other programs leave in the environment, and libraries would follow: here it decides nothing.
+"""Ignores what other programs leave in the environment, which libraries would follow.
 
 Nothing here imports torch.
 """
@@ -55,7 +55,7 @@ def _has_settings_of_matplotlib() -> bool:
 
 
 def require_usable() -> None:
-    """Remove what would change a run without a word.
+    """Remove what would silently change a run.
 
     Raises:
         InputError: there is no folder for temporary files, which libraries need.

@@ -15,7 +15,7 @@ LONGEST_SHOWN = 80  # characters of a cell or name in a message
 
 
 def shown(cell: object) -> str:
-    """A cell or name as messages show it: quoted, and cut where it is long, as what an open quote swallowed is."""
+    """A cell or name as messages show it: quoted, and cut where it is long."""
     text = str(cell)
     return repr(text) if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]!r}... ({len(text):,} characters)"
 

@@ -47,7 +47,7 @@ class StopRequest:
 
 @contextmanager
 def handling(stop: StopRequest) -> Iterator[None]:
-    """Inside, `stop` handles the signals."""
+    """Let `stop` handle the signals inside the block."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     stop.install()
     try:

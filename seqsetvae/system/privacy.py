@@ -1,4 +1,4 @@
-"""What leaves the house names no folder: a path can hold the name of a user, of a project or of a computer.
+"""Strips absolute paths from shared files: a path can hold the name of a user, of a project or of a computer.
 
 docs/privacy.md says which files of a run hold what.
 """

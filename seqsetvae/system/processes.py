@@ -49,12 +49,12 @@ class Process:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
 
 def this_process() -> Process:
-    """As torchrun, or srun, says in the environment; alone, if neither started it."""
+    """This process as torchrun, or srun, describes it in the environment; the only one, if neither started it."""
     is_started = all(os.environ.get(name, "").isdecimal() for name in ENVIRONMENT)
     return Process(*(int(os.environ[name]) for name in ENVIRONMENT)) if is_started else Process()
 
@@ -158,7 +158,7 @@ def launch(words: Sequence[str], devices: int) -> int:
 
 @contextmanager
 def _without_name_of_this_computer() -> Iterator[None]:
-    """torchrun's launcher asks for it again and again, and in many containers it takes seconds until nobody answers."""
+    """Let torchrun's launcher take the name localhost: in many containers looking up the real one takes seconds."""
     original = socket.getfqdn
     socket.getfqdn = lambda name="": "localhost"
     try:
@@ -169,7 +169,7 @@ def _without_name_of_this_computer() -> Iterator[None]:
 
 @contextmanager
 def other_output() -> Iterator[None]:
-    """Only the first process prints; of the others errors are seen, and late: often the first one has the same."""
+    """Silence all processes but the first; errors of the others appear late, as the first often has the same one."""
     if this_process().is_first:
         yield
         return
@@ -237,7 +237,7 @@ def finish_distributed() -> None:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """The others wait until the first process has left the block: what it has cached they then find."""
+    """Run the block in the first process, then in the others, which find what it has cached."""
     is_first = this_process().is_first
     if not is_first:
         barrier()

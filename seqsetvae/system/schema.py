@@ -1,4 +1,4 @@
-"""Whether JSON that this program wrote is what it says it is: one check, by a schema, wherever such a file is read.
+"""Checks JSON that this program wrote against a schema, wherever such a file is read.
 
 A schema is a type (float: any finite number up to LARGEST; int: a count; object: anything), a tuple of allowed values,
 a list with the schema of its items, an object of schemas by key, a function from an object to its schema, or a

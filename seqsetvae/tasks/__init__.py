@@ -100,7 +100,7 @@ class TaskSettings:
         return bool(TASKS[self.task].LABEL_IN_COHORT)
 
     def offers(self, name: str) -> bool:
-        """Whether the task has what only some have."""
+        """Whether the task OFFERS this setting or flag."""
         return name in TASKS[self.task].OFFERS
 
     def problems_with(self, data: DataSettings, loss: LossSettings) -> list[str]:

@@ -129,7 +129,7 @@ def labels(spec: Spec, target: Floats) -> dict[str, np.ndarray]:
 
 
 def counts(target: Floats) -> dict[str, Any]:
-    """What is said of the labels [n, 1] of a group of stays."""
+    """Counts of the labels [n, 1] of a group of stays, for evaluation.json."""
     positives = int((target[:, 0] == 1).sum())
     return {"positives": positives, "prevalence": positives / len(target) if len(target) else None}
 
@@ -211,7 +211,7 @@ def objective(spec: Spec) -> Any:
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:
-    """Baselines, those of several labels."""
+    """The baselines of several labels, for one."""
     from seqsetvae.tasks.multilabel import baselines as of_each_label
 
     return of_each_label(spec)
@@ -264,7 +264,7 @@ class Calibration(Fitted):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """What no decision is made between; None: every stay is decided."""
+        """The log-odds between which no decision is made; None: every stay is decided."""
         if self.conformal_low is None or self.conformal_high is None:
             return None
         return self.conformal_low, self.conformal_high

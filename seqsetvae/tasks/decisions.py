@@ -49,7 +49,7 @@ class Need:
     admissions_per_day: float | None = None
 
     def __str__(self) -> str:
-        """As the flag has it."""
+        """The text of the flag."""
         return self.name if self.name == YOUDEN else f"{self.name}={self.value}".removesuffix(".0")
 
     @property
@@ -196,7 +196,7 @@ def decision_metrics(
 
 
 def _need_metrics(need: Need, label: Ints, called: Mask, weights: Floats) -> dict[str, Floats]:
-    """What the need is about, besides the shares at the threshold."""
+    """Metrics of the need that the threshold was chosen for."""
     total, metrics = weights.sum(axis=1), {}
     if need.admissions_per_day is not None:
         metrics["alarms a day"] = need.admissions_per_day * (weights @ called) / total

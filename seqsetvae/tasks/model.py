@@ -69,7 +69,7 @@ class GatheredOutputs(Metric):
         return dim_zero_cat(self.output), dim_zero_cat(self.target)
 
     def metrics(self) -> dict[str, torch.Tensor]:
-        """The metrics of the task over the stays with a label, which those that fill up processes have not."""
+        """The metrics of the task over the labelled stays; stays that pad batches of processes have no label."""
         output, target = self.compute()  # one number alone comes as a scalar
         shape = (-1, self.spec.width), (-1, len(self.spec.names))
         return TASKS[self.spec.task].metrics(self.spec, output.reshape(shape[0]), target.reshape(shape[1]))

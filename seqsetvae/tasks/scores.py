@@ -121,7 +121,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class BinaryMetric:
-    """One metric: all that is known of it."""
+    """A metric of binary labels: title, function, direction and perfect value."""
 
     title: str  # in tables
     of: Callable[[Drawn], Floats]  # its value in each resample [R]
@@ -159,7 +159,7 @@ BINARY_METRICS = {
 
 
 def title_of(name: str) -> str:
-    """What a metric is called in tables: those of other tasks than one binary label by their names."""
+    """The title of a metric in tables; metrics of other tasks have their names as titles."""
     return BINARY_METRICS[name].title if name in BINARY_METRICS else name
 
 

@@ -68,7 +68,7 @@ def columns_of(label_name: str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """A calibration was fitted anew on some subjects of another cohort, under a name, and on which.
+    """Where a refitted calibration is from: its name, and on which subjects of another cohort it was fitted.
 
     Whether a subject is among them follows from its number alone, so that they can be left out wherever it is used.
     """
@@ -162,7 +162,7 @@ def labels(spec: Spec, target: NDArray[np.float64]) -> dict[str, np.ndarray]:
 
 
 def counts(target: NDArray[np.float64]) -> dict[str, Any]:
-    """What is said of the labels of a group of stays besides their number."""
+    """Counts of the labels of a group of stays, for evaluation.json; none besides their number."""
     return {}
 
 
@@ -172,7 +172,7 @@ def strata(target: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def predicted(output: torch.Tensor) -> torch.Tensor:
-    """As the head gives them."""
+    """Outputs of the head, unchanged."""
     return output.detach().double()
 
 

@@ -277,7 +277,7 @@ def _source_id(cohort: Cohort, stay: int) -> object:
 
 
 def _plain_times(column: pa.ChunkedArray, of_import: Mapping[str, Any]) -> list[Any]:
-    """Microseconds, or minutes; None = none."""
+    """Times in microseconds, or in minutes; None where there is none."""
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.int64()).to_pylist()
     factor = MINUTES[of_import["times"]]

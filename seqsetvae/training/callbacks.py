@@ -26,7 +26,7 @@ COUNTS = ("stage", "val_active_units")  # columns that hold integers
 
 
 class Clock(pl.Callback):
-    """Time of the last training epoch and of the waits in it, by the host's clock; no device is waited for."""
+    """Times the last training epoch and its waits for data on the host's clock, without waiting for the device."""
 
     def __init__(self) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
@@ -93,7 +93,7 @@ class MetricsTable:
             self.curves.add(_numbers(row), row.step)
 
     def restore(self, rows: Sequence[Row]) -> None:
-        """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""
+        """Replace all rows: a killed process may have written one after its last checkpoint."""
         if not self.writes:
             return
         if self.curves is not None:
@@ -114,7 +114,7 @@ class MetricsTable:
 
 
 def _numbers(row: Row) -> dict[str, float]:
-    """What trackers get of a row."""
+    """The numbers of a row that trackers receive, by name."""
     return {name: value for name, value in row.as_flat().items() if name != "step" and value is not None}
 
 

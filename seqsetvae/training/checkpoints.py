@@ -117,7 +117,7 @@ def rng_states() -> dict[str, Any]:
 
 
 def set_rng_states(states: dict[str, Any] | None) -> None:
-    """What `rng_states` returned, here or in a process before; None changes nothing."""
+    """Restore what `rng_states` returned in this process or an earlier one; None changes nothing."""
     if states is None:
         return
     torch.set_rng_state(states["torch"])

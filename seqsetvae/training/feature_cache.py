@@ -188,7 +188,7 @@ class PooledRows(Dataset[PooledBatch]):
     """Cached features of a split; `rows[stays]` is the batch of the stays at these positions, as in SplitBatches."""
 
     def __init__(self, pooled: np.ndarray, split: Split, events: SplitBatches | None = None) -> None:
-        """`events` make what is prepared of a batch, where a part of the model that is not frozen reads it."""
+        """`events` makes `batch.prepared` for a part of the model that is not frozen, if there is one."""
         self.events = events
         self.pooled = pooled  # [n, P], in memory or memory-mapped; zeros for stays that no loader reads
         self.label = split.label.astype(np.int64)

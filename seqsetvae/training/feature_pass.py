@@ -1,4 +1,4 @@
-"""One pass of a frozen backbone over a split: features batch by batch, of several processes each a share of them.
+"""One pass of a frozen backbone over a split: features batch by batch; each process computes a share of the batches.
 
 Legend: N stays of a batch, n of a split, P pooled width.
 """
@@ -22,7 +22,7 @@ from seqsetvae.training.precision import Precision
 
 
 class FrozenModel(Protocol):
-    """What is needed of a fine-tuner here."""
+    """The part of a fine-tuner that is used here."""
 
     @property
     def backbone(self) -> Any: ...

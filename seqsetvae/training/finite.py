@@ -23,7 +23,7 @@ BAD_BATCH = "bad_batch.json"
 
 @contextmanager
 def stays_in_a_file(folder: RunFolder) -> Iterator[None]:
-    """Where the output for a stay is not finite, the run folder lists it, and neither the error nor train.log names it.
+    """List stays whose output is not finite in a file of the run folder, not in the error or in train.log.
 
     Raises:
         NotFiniteOutputError: with the file in the place of the stay.
@@ -39,7 +39,7 @@ def stays_in_a_file(folder: RunFolder) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The stays of each batch of a pass, on the device that they came on."""
+    """The stays of each batch of a pass, kept on their device."""
 
     stays: list[torch.Tensor]
 
@@ -93,11 +93,11 @@ class FiniteWatch(pl.Callback):
             raise NotFiniteError(f"{broken[0]} is not finite. Lower the learning rates, or use --precision 32-true.")
 
     def on_save_checkpoint(self, *_: Any) -> None:
-        """Inside an epoch too, no checkpoint is made of weights after such a loss."""
+        """Refuse to save weights after a loss that is not finite, also inside an epoch."""
         self._require_finite(float(self.first))
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Save the stays of the batch that the error is about; of several processes, those of their batches then."""
+        """Save the stays of the batch that the error is about, those of all processes."""
         if not isinstance(exception, NotFiniteError) or exception.batch is None:
             return
         seen = self.training if exception.in_training else self.validation

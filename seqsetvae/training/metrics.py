@@ -57,7 +57,7 @@ class RunningMean(Metric):
         return self._total, self._weight
 
     def restore(self, partial: tuple[torch.Tensor | float, torch.Tensor | float], device: torch.device) -> None:
-        """Go on from what `partial` returned."""
+        """Continue from the sums that `partial` returned."""
         self._total, self._weight = (part.to(device) if isinstance(part, torch.Tensor) else part for part in partial)
 
     def update(self) -> None:

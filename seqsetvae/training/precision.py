@@ -43,7 +43,7 @@ def prepare_device(run: RunSettings) -> torch.device:
 
 
 def _fit_threads() -> None:
-    """No more threads than cores: torch knows those of the machine, and not the CPU limit of a container."""
+    """Limit threads to the allowed cores: torch knows the cores of the machine, not the CPU limit of a container."""
     threads, allowed = torch.get_num_threads(), allowed_cores()
     fitting = fitting_threads(threads, allowed)
     if fitting < threads:
@@ -71,7 +71,7 @@ def effective_precision(run: RunSettings, device: torch.device) -> str:
 
 
 def say_precision(run: RunSettings, device: torch.device) -> None:
-    """A line where the precision is not that of the settings."""
+    """Print a line where the precision differs from the settings."""
     used = effective_precision(run, device)
     if used != run.precision:
         warn(f"precision: {run.precision} needs a GPU; on this CPU it is {used}, so results are not those of a GPU.")
@@ -92,7 +92,7 @@ class Precision:
 
     @classmethod
     def from_settings(cls, run: RunSettings, device: torch.device) -> Precision:
-        """As the settings say, on this device."""
+        """The precision that the settings give on this device."""
         mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(run, device))
         return cls(device=device, autocast=mixed, compiled=run.compile_model)
 

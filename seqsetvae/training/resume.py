@@ -1,4 +1,4 @@
-"""Exact resume: where a run resumes, and whether it can: the checkpoint is of this run, and agrees with itself.
+"""Exact resume: where a run resumes, and checks that its checkpoint is of this run and consistent.
 
 A run resumes from one file. Everything else in its folder (metrics.csv, curves, run_state.json) is written anew from
 what that file holds, so a process may be killed at any moment: what it did after the file was written is done again,
@@ -137,7 +137,7 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
 
 
 def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a run has nothing left to do with these settings, which is then said."""
+    """Whether a run has nothing left to do with these settings; prints so if it has not."""
     run = RunFolder(folder)
     done = run.is_finished and current(run.read_json(CONFIG)["settings"], run.path / CONFIG) == settings
     if done:
@@ -232,7 +232,7 @@ def check_form(restored: Any, fresh: Any, where: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    """A number may be a tensor of one."""
+    """The kind of a value: a tensor with one element counts as a number."""
     if isinstance(value, torch.Tensor):
         return "number" if value.numel() == 1 else f"tensor of shape {tuple(value.shape)}"
     return "number" if isinstance(value, bool | int | float) else type(value).__name__

@@ -118,7 +118,7 @@ class RunFolder:
             raise InputError(f"{self.path}: another process writes to this run. Wait for it, or end it first.")
 
     def unlock(self, *, as_found: bool = False) -> None:
-        """The run is finished; with `as_found` it is as it was before `lock`: finished or not."""
+        """Mark the run as finished; with `as_found` restore what it was before `lock`: finished or not."""
         if self._lock is not None:
             self._lock.close()
             if not (as_found and self._found_lock):
@@ -134,7 +134,7 @@ class RunFolder:
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, content: str) -> None:
-        """A reader never sees half a file, and a full disk leaves the older one. Raises CannotWriteError."""
+        """Write a file atomically; a full disk leaves the older one. Raises CannotWriteError."""
         if self.writes:
             write_text(self.path / name, content)
 

@@ -47,7 +47,7 @@ from seqsetvae.training.schedule import (
 
 
 class FineTuner(FrozenModel, Protocol):
-    """What is needed of a fine-tuner here; the modes pass one that is also a LightningModule."""
+    """The part of a fine-tuning LightningModule that is used here."""
 
     def freeze_backbone(self) -> None: ...
     def unfreeze_backbone(self) -> None: ...
@@ -56,7 +56,7 @@ class FineTuner(FrozenModel, Protocol):
 
 @dataclass(kw_only=True)
 class Run:
-    """What all stages of one run share. Only `state` changes, and `resumed` is used up."""
+    """State that all stages of a run share. Only `state` changes, and `resumed` is used once."""
 
     module: pl.LightningModule
     data: CohortDataModule

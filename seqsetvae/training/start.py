@@ -135,7 +135,7 @@ def _say_start(folder: RunFolder, config: dict[str, Any], data: CohortDataModule
 
 
 def _restore(run: Run) -> None:
-    """Write what was so far, without what came after the point where the run resumes."""
+    """Restore the files of the run to the point where it resumes."""
     run.table.restore(run.state.rows)
     run.folder.write_json(RUN_STATE, run.state.as_plain())
     print(f"Resumed {run.resumed or 'at the start'}", flush=True)
@@ -180,7 +180,7 @@ def _config(
 
 
 def _model_facts(module: pl.LightningModule, data: CohortDataModule) -> dict[str, Any]:
-    """What a model was trained on and what of it it does not use, for the report."""
+    """What a model was trained on and which variables it does not use, for the report."""
     model: Any = module
     backbone = getattr(model, "backbone", None)
     unused = {} if backbone is None else not_used(backbone, data.cohort, data.transform)

@@ -52,7 +52,7 @@ class Summary:
         return "\n".join(lines)
 
     def _facts(self) -> list[tuple[str, list[str]]]:
-        """Names and values, in pieces between which a line may end."""
+        """Names and values; a line may end between two values."""
         several = len(self.best_by_stage) > 1
         others = {name: value for name, value in self.best.items() if name != self.watched}
         stages = [f"stage {stage}: {value:.4f}" for stage, value in self.best_by_stage.items()]

@@ -107,7 +107,7 @@ def _weighted(
 
 
 def _of_networks(stay_id: np.ndarray, parts: Sequence[OutOfFold]) -> np.ndarray:
-    """Their outputs for these stays [n, O], each by the network that was trained without it; else NaN."""
+    """Out-of-fold outputs of the networks for these stays [n, O]; NaN for stays in no part."""
     assert parts[0].network is not None, "all parts have a network, or none has"
     outputs = np.full((len(stay_id), parts[0].network.shape[1]), np.nan)
     for part in parts:

@@ -25,13 +25,13 @@ LONGEST_SECONDS = 30  # of waiting for a server
 
 
 class Tracker(Protocol):
-    """What receives the metrics of a run."""
+    """Interface of what receives the metrics of a run."""
 
     def add(self, metrics: Mapping[str, float], step: int) -> None:
         """The numbers of one validation."""
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Finish: nothing is added after this."""
 
 
 class Guarded:
