@@ -17,7 +17,7 @@ from seqsetvae.batches.loading import CohortDataModule, take_stays
 from seqsetvae.models import linear
 from seqsetvae.models.backbone import BackboneBase
 from seqsetvae.models.members import KINDS_OF_TREES, LINEAR, NETWORK, Member, Members, chosen_weights
-from seqsetvae.models.trees import MAX_STAYS, BoostedTrees
+from seqsetvae.models.trees import MAX_STAYS, BoostedTrees, lightgbm
 from seqsetvae.settings.groups import TreeSettings
 from seqsetvae.system.console import print_line
 from seqsetvae.tasks import TASKS
@@ -52,6 +52,7 @@ def fit_members(
     if not settings.beside_network:
         backbone.drop_pretrained()
         return None
+    lightgbm()  # an error if it is missing, before networks are trained out of fold
     parts = [] if settings.average == "fixed" else out_of_fold()
     stays, table = table_of_split(backbone, variables, data, "train")
     print_line(f"Boosted trees: {len(table):,} training stays, {table.shape[1]:,} columns")

@@ -12,6 +12,7 @@ import pytest
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.evaluation.crossvalidation import read_columns, results
 from seqsetvae.models import trees
+from seqsetvae.tasks import fitting
 from tests.command import call, command, refused, run_of, succeeded
 from tests.planted import FACTS, RARE_LEVEL, write_planted
 
@@ -36,16 +37,17 @@ def _results(cohort: Path, output: Path, **flags: Any) -> dict[str, Any]:
 
 
 def test_a_planted_fact_is_found(tmp_path, monkeypatch):
-    """A level that 10 stays have, with fewer trees than usual; the slow test below has all kinds, and all trees."""
+    """A level that 10 stays have, with fewer trees and members than usual; the slow test below has all of them."""
     monkeypatch.setattr(trees, "ROUNDS", 100)
     cohort, _ = _import(tmp_path, RARE_LEVEL, "--fractions", "0.7", "0.3", "0", n_stays=300)
-    found = _results(cohort, tmp_path / "cv", folds=1, baselines="none", tree_models=1)
+    found = _results(cohort, tmp_path / "cv", folds=1, baselines="none", tree_models=1, average="fixed")
     assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
 
 
 @pytest.mark.parametrize("train", [8, 30])
 def test_few_training_stays_have_inputs_too(tmp_path, monkeypatch, train):
     monkeypatch.setattr(trees, "ROUNDS", 50)
+    monkeypatch.setattr(fitting, "MOST_ROUNDS", 50)
     share = f"{train / 100:g}"
     cohort, _ = _import(tmp_path, "category", "--fractions", share, f"{1 - train / 100:g}", "0", n_stays=100)
     found = _results(cohort, tmp_path / "cv", folds=1, tree_models=1, average="fixed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from seqsetvae.checkpoint.finetuned import Loaded, load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.models import trees, variable_summaries
+from seqsetvae.runs import out_of_fold
 from seqsetvae.system.schema import read_checked
 from tests.command import argv, call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.prefixes import cut_after
@@ -157,7 +159,8 @@ def test_settings_that_do_not_go_together(compiled, tmp_path, flags, problem):
 
 
 def test_a_missing_library_is_found_before_training(compiled, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    monkeypatch.setattr(out_of_fold, "_part", None)  # nor is a network trained out of fold
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
     assert "pip install lightgbm" in refused(command("finetune", output_root_dir=tmp_path, **words))
     assert not list(tmp_path.glob("finetune-*"))
