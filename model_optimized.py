@@ -42,7 +42,7 @@ LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added mat
 
 
 class SeqSetVAEFineTuner(LargeBatchGradient):
-    """Predicts what a task says of each stay; metrics are exact over the whole split."""
+    """Predicts the labels of a task for each stay; metrics are exact over the whole split."""
 
     embeddings: torch.Tensor
 
@@ -106,13 +106,13 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self.train(self.training)  # Lightning keeps the modes it finds, so they must be right before a fit
 
     def unfreeze_backbone(self) -> None:
-        """Stage 2: what `tuning` says trains, by default everything."""
+        """Stage 2: train the parameters that `tuning` names, by default all."""
         unfreeze(self.backbone, self.tuning)
         self.frozen = False
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SeqSetVAEFineTuner:
-        """Training mode for what trains; a frozen backbone stays in evaluation mode, whoever calls this."""
+        """Set training mode for what trains; a frozen backbone stays in evaluation mode, whoever calls this."""
         super().train(mode)
         set_training_mode(self.backbone, mode and not self.frozen, self.tuning)
         return self
@@ -129,7 +129,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         return self.head(batch.pooled if isinstance(batch, PooledBatch) else self.pooled(batch))
 
     def predicted(self, batch: Batch | PooledBatch) -> torch.Tensor:
-        """Outputs of the head as predictions have them: of the average of all members."""
+        """The predicted outputs: those of the head, averaged with the other members."""
         if self.members is None or (isinstance(batch, PooledBatch) and batch.prepared is None):
             return self(batch)
         return self.members.average(self(batch), lambda: self.backbone.table(batch, self.embeddings))
@@ -160,7 +160,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             self.backbone.after_step(lr)
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
-        """Adds to the metrics; only trees wait for the host. Stays without a label fill up the batches of processes."""
+        """Add a batch to the metrics; only trees wait for the host. Unlabelled stays pad the batches of processes."""
         logits = self.predicted(batch)
         target = _target(batch)
         self.val_predictions.update(logits, target)
@@ -180,7 +180,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         return adamw(groups + backbone_groups(self.backbone, self.tuning, self.learning_rates, self.weight_decay))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The weights in the file are ordinary ones; what LoRA has added is part of them."""
+        """Save ordinary weights, with the matrices of LoRA merged into them."""
         if self.variables is not None:
             checkpoint[VARIABLES] = record_of(self.variables)
         state = checkpoint["state_dict"]
@@ -273,7 +273,7 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         return adamw(groups + parameter_groups("objective", self.objective, self.lr, self.weight_decay))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The file's keys are those of the old pretraining script."""
+        """Save under the keys of the old pretraining script."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name.removeprefix("model."): value for name, value in state.items()}
         checkpoint[ARCHITECTURE] = self.model.architecture

@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Measurement]]]
 
 
 def hardware() -> dict[str, str | int]:
-    """What the measurements were measured on."""
+    """The processor, GPU and versions that this runs on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -20,7 +20,7 @@ from seqsetvae.system.resources import keep_freed_memory, peak_mib
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured measurement, perhaps compared with a baseline of the same run."""
+    """One measured value, perhaps compared with a baseline of the same run."""
 
     what: str
     value: float
@@ -134,6 +134,6 @@ def _fresh_process() -> ProcessPoolExecutor:
 
 
 def _start_as_usual() -> None:
-    """As for a user: the command keeps freed memory, and workers of a loader do not start by spawn."""
+    """Set up a process like that of the command: freed memory is kept, and loader workers do not start by spawn."""
     keep_freed_memory()
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)

@@ -92,11 +92,11 @@ class FinetunedModel(nn.Module):
             known = start.repeat(len(units) // len(start), 1) + beside
             return self.score(self.head(torch.cat([known, units], dim=1)))
 
-        values, base = part.inputs.of_network(part.summaries(batch, variables), end - start, score)
+        values, base = part.inputs.network_contributions(part.summaries(batch, variables), end - start, score)
         if self.members is not None:
             table = self.backbone.table(batch, variables)
             unit = (self.spec.std[0], self.spec.mean[0]) if self.spec.std else (1.0, 0.0)
-            values, base = self.members.contributions((values, base), table, part.inputs.of_table, unit)
+            values, base = self.members.contributions((values, base), table, part.inputs.table_contributions, unit)
         return values, np.broadcast_to(base, batch.n_stays)
 
 

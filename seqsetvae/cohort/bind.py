@@ -1,4 +1,4 @@
-"""An open cohort gets what reads its variables: the table of a checkpoint, stats.csv and cached.csv, or its own values.
+"""Binds an open cohort to mean, std and vector of its variables: of a checkpoint, stats.csv and cached.csv, or its own.
 
 Letters: V variables, I width of a vector; in a split N stays, S sets, E events.
 """
@@ -237,7 +237,7 @@ def _with_events(split: Split, keep: NDArray[np.bool_]) -> tuple[GatheredSplit, 
 
 
 def _ends(kept: NDArray[np.bool_], offset: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(offsets of the parts that keep something, which parts those are) of the parts that these offsets delimit."""
+    """(offsets of the parts that keep something, which parts these are), for the parts that `offset` delimits."""
     offset = np.concatenate([[0], np.cumsum(kept)])[offset]
     has_some = np.diff(offset) > 0
     return np.concatenate([[0], offset[1:][has_some]]), has_some

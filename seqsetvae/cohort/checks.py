@@ -1,4 +1,4 @@
-"""`data.py check`: everything to know about data before training on them. Faults are reported here, not raised."""
+"""`data.py check`: a report on data before training. Faults become findings of the report and are not raised."""
 
 import contextlib
 import tempfile
@@ -140,7 +140,7 @@ def check_source(
 
 @contextlib.contextmanager
 def _scratch(check: Check, work_dir: Path | None) -> Iterator[Path]:
-    """A temporary folder; what turns out to be wrong with the data becomes an error of the check."""
+    """A temporary folder; an InputError inside the block becomes an error of the check."""
     parent = work_dir or Path(tempfile.gettempdir())
     try:
         with scratch_folder(parent, "seqsetvae-check") as folder:
@@ -177,7 +177,7 @@ def _check_layout(check: Check, path: Path, label_name: str, named: layout.SideF
 
 
 def _read_tables(check: Check, stats: Path | None, embeddings: Path | None) -> SideTables:
-    """Statistics and embeddings; what cannot be read is an error of the check."""
+    """Read statistics and embeddings; a file that cannot be read becomes an error of the check."""
     if stats is None:
         text = (
             "there is no stats.csv: mean and std of each variable are computed from the training split, unless a "
@@ -236,7 +236,7 @@ def _bound(check: Check, cohort: Cohort, stats: sidefiles.Stats | None) -> tuple
 
 
 def _unread_files(patient_ehr: Path) -> list[Finding]:
-    """Files and folders that no part of the program reads. Hidden ones, such as .DS_Store, do not count."""
+    """Files and folders that the program never reads, without hidden ones such as .DS_Store."""
     known = {*SPLITS, "stats.csv", "oc.csv", "cached.csv", layout.ORIGIN_NOTE}
     unread = [name for name in _visible(patient_ehr) if name not in known]
     for split in SPLITS:

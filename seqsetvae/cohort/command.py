@@ -109,7 +109,7 @@ _OF_MODELS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what took the paths where they are missing: a flag of several values takes all words up to the next flag."""
+    """A parser whose errors say which flag took missing paths: one of several values takes all words up to the next."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._words = list(args)

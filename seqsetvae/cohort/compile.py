@@ -104,7 +104,7 @@ def compile_cohort(
 
 @dataclass
 class _Tally:
-    """What the first pass learned."""
+    """What the first pass over the source collects."""
 
     unnamed_rows: UnnamedRows
     faulty: FaultyFiles
@@ -234,7 +234,7 @@ def _number_variables(tally: _Tally, folder: Path, progress: bool) -> list[str]:
 
 
 def _manifest(tally: _Tally, skip_bad: bool) -> dict[str, Any]:
-    """What was read and what was left out."""
+    """The content of manifest.json: what was read and what was left out."""
     has_groups = any(group for runs in tally.groups.values() for group, _ in runs)
     return {
         **({"groups": tally.groups} if has_groups else {}),

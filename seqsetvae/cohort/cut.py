@@ -66,7 +66,7 @@ def cut(rows: tidy.Rows, set_hours: float | None = None) -> CutRows:
 
 
 def _leave_out(rows: tidy.Rows, skipped: dict[int, tidy.Skip], skips: list[tidy.Skip]) -> tidy.Rows:
-    """The rows without the stays at the positions that were found; why is added to `skips`."""
+    """The rows without the stays at the positions in `skipped`, whose reasons are added to `skips`."""
     skips += skipped.values()
     return rows.without(list(skipped))
 
@@ -121,7 +121,7 @@ def _two_minute_sets(rows: tidy.Rows) -> dict[int, tidy.Skip]:
 
 
 def _empty_stays(rows: tidy.Rows) -> dict[int, tidy.Skip]:
-    """Stays without an event; facts alone are none, so that the same stays are used with facts and without."""
+    """Stays without an event. Facts do not count, so that the choice of facts does not change which stays are used."""
     skipped = {}
     n_timed = rows.n_rows if rows.is_fact is None else rows.take(np.flatnonzero(~rows.is_fact)).n_rows
     for position in np.flatnonzero(n_timed == 0).tolist():

@@ -35,7 +35,7 @@ LIMITED = (
 
 
 def finding_about(level: str, items: Iterable[str], noun: str, text: str, action: str = "") -> list[Finding]:
-    """A finding about so many of something, such as `12 variables without an embedding`; none about none."""
+    """A finding about a number of items, such as `12 variables without an embedding`; an empty list without items."""
     items = tuple(items)
     return [Finding(level, f"{counted(len(items), noun)} {text}", action, items)] if items else []
 
@@ -109,7 +109,7 @@ def _is_timed(cohort: Cohort) -> bool:
 
 
 def _window(cohort: Cohort) -> Iterator[Finding]:
-    """Say that whole stays are used, and for a label that is an event at their end that a window is needed.
+    """Note that whole stays are used, and that a label that is an event at their end needs a window.
 
     A note for data that have no prediction times by their nature; a warning for an import, which can have a window.
     """
@@ -131,7 +131,7 @@ def _window(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _ended(cohort: Cohort) -> Iterator[Finding]:
-    """Say that stays may have ended before their prediction time, where an import does not know when they end."""
+    """Note that stays may have ended before their prediction time, where an import does not know when they end."""
     counts, over = cohort.manifest["splits"].values(), cohort.manifest["report"][TIMES]["over"]
     if not _is_timed(cohort) or cohort.manifest.get(IMPORT, {END: True}).get(END):
         return

@@ -1,4 +1,4 @@
-"""Texts of cells: names of variables, levels and columns; ids; what means an empty cell; what no cell holds."""
+"""Texts of cells: names of variables, levels and columns, ids, empty cells, and faults."""
 
 import re
 import unicodedata

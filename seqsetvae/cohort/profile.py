@@ -198,7 +198,7 @@ def shifts(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _shift(vocabulary: Sequence[str], names: tuple[str, str], sums: list[Floats]) -> Iterator[Finding]:
-    """Say that variables are last seen at different times in two groups with these names and sums, if they are."""
+    """A finding if variables are last seen at different times in two groups with these names and sums."""
     count, total, squares = np.stack(sums, axis=1)  # [2, V] each
     enough = (count >= FEWEST_STAYS).all(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -95,7 +95,7 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
 
 
 def unusual(cohort: Cohort, examples: int) -> Iterator[Finding]:
-    """What a check and the start of a run say alike; so many stays are named for each finding."""
+    """Findings that a check and the start of a run share; each names at most so many stays."""
     report, said = cohort.manifest["report"], cohort.manifest.get(IMPORT, {})
     yield from leaks(cohort)
     yield from (Finding(WARNING, note) for note in said.get("notes", ()))
@@ -128,7 +128,7 @@ def without_statistics(cohort: Cohort) -> dict[str, int]:
 
 
 def no_statistics(cohort: Cohort) -> str:
-    """What is said of variables without mean and std."""
+    """The sentence about variables without mean and std."""
     return f"without mean and std{NOT_IN.get(cohort.variables.statistics, '')}, whose values are read as they are"
 
 

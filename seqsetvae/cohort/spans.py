@@ -1,4 +1,4 @@
-"""When stays begin and end, as the source has them: before what is after a prediction time is cut off.
+"""When stays begin and end in the source, before rows after a prediction time are cut off.
 
 One absurd time makes a stay of millions of hours, and another clock (seconds since 1970, days of a spreadsheet) puts
 all events far from minute 0. Neither can be seen in the arrays of a cohort that was cut. Facts, which have no time of

@@ -165,7 +165,7 @@ class SummaryExplainer:
         for start in range(0, len(stay), STAYS):
             chosen = slice(start, start + STAYS)
             batch = self.batches.batch(stay[chosen], n_sets[chosen]).to(self.variables.device)
-            value, level = self.inputs.described(self.part.summaries(batch, self.variables), batch.n_stays)
+            value, level = self.inputs.describe(self.part.summaries(batch, self.variables), batch.n_stays)
             contribution, bases = self.model.contributions(batch, self.variables)
             scores = self._scores(batch, self.variables)
             last = batch.minute[batch.sets_per_stay.cumsum(0) - 1].tolist()

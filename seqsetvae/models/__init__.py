@@ -128,7 +128,7 @@ class ArchitectureSettings:
         return problems
 
     def require(self, actual: Mapping[str, Any], file: str) -> None:
-        """Sizes that the user chose must be those of the checkpoint, which would silently replace them.
+        """Check sizes that the user chose against those of the checkpoint, which would silently replace them.
 
         Raises:
             InputError: a line for every setting that disagrees, with both values.
@@ -159,7 +159,7 @@ class ArchitectureSettings:
 
 @dataclass(frozen=True)
 class _NoSettings:
-    """A network beside a backbone has the sizes that are its defaults."""
+    """No settings: a network beside a backbone has the default sizes."""
 
 
 BESIDE = {
@@ -193,7 +193,7 @@ class SummariesSettings:
         return []
 
     def recipe(self, architecture: str) -> Any:
-        """What has the RECIPE, and perhaps a `recipe_for` a number of stays."""
+        """The object that has the RECIPE, and perhaps recipe_for(n_stays)."""
         return BESIDE[True] if self.summaries else ARCHITECTURES[architecture]
 
 

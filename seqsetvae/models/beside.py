@@ -53,7 +53,7 @@ class BesideSummaries(BackboneBase):
         return self.summaries.table(_prepared(batch), embeddings)
 
     def pooled(self, batch: Batch | PooledBatch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:
-        """[N, P + H]; of a PooledBatch, what `main` pools is known."""
+        """[N, P + H] pooled by both; a PooledBatch already has what `main` pools."""
         known = batch.pooled if isinstance(batch, PooledBatch) else self.main.pooled(batch, embeddings, pooling)
         return torch.cat([known, self.summaries.pooled(_prepared(batch), embeddings, pooling)], dim=1)
 

@@ -15,7 +15,7 @@ from seqsetvae.settings.kinds import OneOf
 
 
 class Objective(Protocol):
-    """What an objective must offer."""
+    """What the module of an objective must have."""
 
     TRAINS: frozenset[str] | None  # names of the architectures that it can train; None: all
     Settings: type[Any]  # its settings: a frozen dataclass with a `setting` for each flag

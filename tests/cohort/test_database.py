@@ -47,7 +47,7 @@ def test_no_file_and_no_setting_can_be_reached_by_a_query(tmp_path):
     with open_database(tmp_path, 1) as db:
         for query in (f"FROM read_csv('{tmp_path}/a.csv')", "FROM read_csv('https://example.org/a.csv')"):
             with pytest.raises(duckdb.Error):
-                db.ask(query)
+                db.query(query)
         with pytest.raises(duckdb.Error, match="locked"):
             db._run("SET enable_external_access = true")
 

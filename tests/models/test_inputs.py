@@ -109,7 +109,7 @@ def test_values_are_in_their_units_and_low_or_high_among_the_training_stays():
     backbone.mean[3], backbone.std[3] = 100.0, 10.0
     backbone.edges[4] = backbone.edges[4, :, :1]  # a fact: one value
     summaries = backbone.summaries(batch, VARIABLES)
-    value, level = backbone.inputs.described(summaries, len(STAYS))
+    value, level = backbone.inputs.describe(summaries, len(STAYS))
     assert value.shape == level.shape == (len(STAYS), len(backbone.inputs.names))
     for name, factor, shift in (
         ("last", 10, 100),

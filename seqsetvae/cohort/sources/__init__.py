@@ -22,7 +22,7 @@ from seqsetvae.system.files import refuse_existing
 
 
 class Origin(Protocol):
-    """What the file of an origin must offer."""
+    """What the module of an origin must have."""
 
     HELP: str  # what the subcommand does
 
@@ -46,7 +46,7 @@ SOURCES: dict[str, Origin] = {
 
 
 def recognise(path: Path) -> str | None:
-    """The name of the source that reads `path`, or says why not; None for a compiled cohort and the old layout."""
+    """The name of the source that reads `path`, else an InputError; None for a compiled cohort and the old layout."""
     if not path.is_dir():
         return "table"
     if is_compiled(path):
@@ -118,7 +118,7 @@ def _path(given: Any, file: Path) -> Path | None:
 
 
 def _without_views(content: pa.Table) -> pa.Table:
-    """Categories of polars are dictionaries of string_view, which Parquet files cannot hold."""
+    """Replace dictionaries of string_view, the categories of polars, which Parquet files cannot hold."""
     kinds = content.schema.types
     views = [pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type) for kind in kinds]
     kinds = [pa.dictionary(pa.int32(), pa.string()) if view else kind for view, kind in zip(views, kinds, strict=True)]

@@ -1,4 +1,4 @@
-"""From events and samples, and the flags that tables of events share, to what the compiler takes.
+"""Combines events, samples and the flags of tables of events into the source that the compiler reads.
 
 What was found and decided is said in a sentence each. Stays that ended before their prediction time, discharged or dead
 by then, are left out. Letters: D ids, N samples.
@@ -28,7 +28,7 @@ from seqsetvae.system.errors import InputError, counted, shown
 
 
 def _end_notes(end: StayEnd, tables: SourceTables, gone: Bools) -> list[str]:
-    """What the end of stays shows, a line each; `gone` [N] had ended."""
+    """Notes on the ends of stays; `gone` [N] had ended before their prediction time."""
     notes, samples, label_name = list[str](), tables.samples, tables.label_name
     known, labels = ~is_bad(end.time), (samples.label[gone], samples.label[~gone])
     if gone.any():
@@ -182,7 +182,7 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
 
 
 def _label_inputs(tables: SourceTables, decision: Decision) -> list[str]:
-    """Says which variable is called like the label, so that it may tell the outcome; empty if none is."""
+    """A warning if a variable has the name of the label, so that it may tell the outcome."""
     used = np.flatnonzero((tables.events.codes.counts > 0) & (decision.action == KEEP)).tolist()
     names = {decision.names[code].partition("=")[0] for code in used}
     same = sorted(name for name in names if name.casefold() == (tables.label_name or "").casefold())

@@ -153,7 +153,7 @@ def _open_export(arguments: Namespace, database: Database) -> Opened:
     if arguments.labels:
         labels = _label_rows(arguments, events, TimeFlags(origin=int(ADMISSION.astype(np.int64))))
         last = f"max(time) FILTER ({events.is_timed}) AS last"
-        of_ids = database.ask(f"SELECT {last} FROM events JOIN ids USING (id) GROUP BY place ORDER BY place")["last"]
+        of_ids = database.query(f"SELECT {last} FROM events JOIN ids USING (id) GROUP BY place ORDER BY place")["last"]
         labels = _every_stay(labels, pc.fill_null(of_ids, -np.inf).to_numpy(), len(events.ids))
     patient = per_id(files, data.SUBJECT, [PATIENT], events, [PATIENT]).cells[PATIENT]
     samples = make_samples(str(src), events, np.zeros(len(events.ids)), patient, labels)

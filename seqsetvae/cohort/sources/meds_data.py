@@ -163,7 +163,7 @@ def own_split(arguments: Namespace, files: Sequence[Path], events: Events, sampl
         )
     of_row = {first: SPLITS.index(SPLIT_NAMES[str(named[file])]) for first, file in events.files}
     events.database.name("files", pa.table({"first": list(of_row), "split": list(of_row.values())}))
-    splits = events.database.ask(
+    splits = events.database.query(
         "SELECT place, min(split) AS split, max(split) AS other FROM events JOIN ids USING (id) ASOF JOIN files ON "
         "row >= first GROUP BY place ORDER BY place"
     )
@@ -213,12 +213,12 @@ def fact_notes(src: Path, events: Events) -> list[str]:
     database, time = events.database, events.time
     database.name("names", events.codes.table())
     untimed = f"time = {BAD_TIME}" if time.is_timestamp else "isnan(time)"
-    facts = database.ask(
+    facts = database.query(
         f"SELECT name, bool_or(NOT ({untimed})) AS timed, min(row) FILTER ({untimed} AND NOT left_out) AS first, "
         f"count(*) FILTER ({untimed} AND NOT left_out AND numeric) AS n FROM events JOIN names USING (code) "
         "GROUP BY name ORDER BY name"
     ).to_pylist()
-    again = database.ask(
+    again = database.query(
         f"SELECT DISTINCT name FROM (SELECT id, name FROM events JOIN names USING (code) WHERE {untimed} AND NOT "
         "left_out GROUP BY id, name HAVING count(*) > 1) ORDER BY name"
     )

@@ -128,7 +128,7 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 def _shown(files: Sequence[Path]) -> str:
-    """A table in messages: its file, or the folder of its files."""
+    """The name of a table in messages: its file, or the folder of its files."""
     return str(files[0] if len(files) == 1 else files[0].parent)
 
 

@@ -70,35 +70,35 @@ def _above_0(text: str) -> float:
 
 @dataclass(frozen=True)
 class MadeFiles:
-    """How messages call files that were made of the user's."""
+    """Names that messages use for files that were made from those of the user."""
 
     names: Mapping[str, str]  # path -> name in messages
     has_rows: bool = True  # a row is at the same place in both
 
-    def said(self, text: str) -> str:
-        """A text with these names, and without rows that are not those of the user."""
+    def renamed_text(self, text: str) -> str:
+        """Put these names into a text, and remove row numbers that are not those of the user's files."""
         row = "" if self.has_rows else r"(, row \d+ \(counted from 0\))?"
         for path, name in self.names.items():
             text = re.sub(re.escape(path) + row, lambda _: name, text)  # noqa: B023
         return text
 
     def skip(self, skip: Skip) -> Skip:
-        """A fault with these names."""
+        """Put these names into a fault."""
         row = skip.row if self.has_rows or skip.file not in self.names else None
-        return replace(skip, file=self.said(skip.file), reason=self.said(skip.reason), row=row)
+        return replace(skip, file=self.renamed_text(skip.file), reason=self.renamed_text(skip.reason), row=row)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Errors that are raised here have these names."""
+        """Put these names into errors that are raised in the block."""
         try:
             yield
         except InputError as error:
-            raise InputError(self.said(str(error))) from None
+            raise InputError(self.renamed_text(str(error))) from None
 
     def renamed(self, opened: Opened, description: str | None = None) -> Opened:
-        """What was opened, whose sentences and faults have these names; None: its description stays."""
+        """Put these names into the notes and faults of what was opened; description None: it stays."""
         imported = opened.imported
-        said: dict[str, Any] = {name: [*map(self.said, getattr(imported, name))] for name in SAID if imported}
+        said: dict[str, Any] = {name: [*map(self.renamed_text, getattr(imported, name))] for name in SAID if imported}
         imported = imported and replace(imported, **said)
         return replace(opened, source=_Renamed(opened.source, self, description), imported=imported)
 

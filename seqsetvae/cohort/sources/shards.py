@@ -62,7 +62,7 @@ class SourcePart:
 
 
 def as_shard(opened: Opened, part: Part) -> Opened:
-    """One part of what a source hands over."""
+    """One part of what a source opened."""
     return replace(opened, source=SourcePart(opened.source, part), beside={})
 
 

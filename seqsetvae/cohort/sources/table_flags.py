@@ -21,7 +21,7 @@ from seqsetvae.system.errors import InputError
 
 
 def add_time_flags(parser: ArgumentParser) -> None:
-    """How times are written."""
+    """Flags of how times are written."""
     unit = "of times that are numbers since the start of the stay (default %(default)s); duration: times such as "
     unit += "26:30, 26:30:15 or 1 days 02:30:00"
     parser.add_argument("--time_unit", choices=(*MINUTES, DURATION), default="minutes", help=unit)
@@ -38,7 +38,7 @@ def time_flags(arguments: Namespace) -> TimeFlags:
 
 
 def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | None, time_column: str) -> None:
-    """The table of labels and its columns."""
+    """Flags of the table of labels and its columns."""
     labels = f"CSV or Parquet with the columns {id_column} and --label_name, one row a stay, or several with a "
     labels += f"column {time_column}: only earlier events are used (default: no labels)"
     parser.add_argument("--labels", type=Path, metavar="FILE", help=labels)
@@ -51,7 +51,7 @@ def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | No
 
 
 def add_shared_flags(parser: ArgumentParser) -> None:
-    """Variables, windows and divisions."""
+    """Flags of variables, windows and splits."""
     window = "leave out events from hour H of each stay on, so that the outcome is predicted at that time"
     parser.add_argument("--until_hour", type=float, metavar="H", help=window)
     decimal = "the mark of the decimals in numbers that are texts: 85.5 or 85,5 (default %(default)s)"
@@ -89,7 +89,7 @@ def check_shared_flags(arguments: Namespace) -> None:
 
 
 def new_codes(arguments: Namespace, leave_out: Collection[str] = ()) -> EventCodes:
-    """What numbers the variables, by these flags; `leave_out` are patterns that the source adds."""
+    """The numbering of variables that these flags ask for; `leave_out` are patterns that the source adds."""
     mapping = read_variable_map(arguments.variable_map)
     return EventCodes(mapping, arguments.categorical, (*arguments.leave_out, *leave_out), arguments.decimal)
 
@@ -105,7 +105,7 @@ def spool_folder(out: Path) -> Path:
 
 
 def add_form_flags(parser: ArgumentParser) -> None:
-    """How the rows and cells of SRC are written."""
+    """Flags of how the rows and cells of SRC are written."""
     add = parser.add_argument
     wide = "SRC has a column a variable: each cell that is not empty is an event of the variable that the column names"
     add("--wide", action="store_true", help=wide)
@@ -165,7 +165,7 @@ RULES = ("label_column", "label_event", "label_present")  # flags that make labe
 
 
 def add_label_rule_flags(parser: ArgumentParser) -> None:
-    """Labels that are made of the data, and prediction times by the clock of a stay."""
+    """Flags of labels that are made from the data, and of prediction times by the clock of a stay."""
     add = parser.add_argument
     _add_event_flags(parser, "this variable, or level NAME=level,", "NAME")
     column = "column of SRC with a label (0 or 1) on each row, of which --label_of makes that of the stay"

@@ -178,7 +178,7 @@ def cast_cells(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def in_column(where: str, column: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns; an InputError gets the file and column put before it."""
+    """Return work(); an InputError from it is raised again with the file and column before its text."""
     try:
         return work()
     except InputError as error:

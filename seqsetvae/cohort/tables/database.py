@@ -1,4 +1,4 @@
-"""DuckDB for what needs all rows of a table at once: it sorts, groups and joins them in bounded memory, on disk.
+"""DuckDB for work on all rows of a table: sorts, groups and joins on disk, in bounded memory.
 
 Events that occur twice (the same id, time, variable and value) are counted, never dropped.
 
@@ -32,7 +32,7 @@ MOST_BLOCKS = 1 << 9  # more would be written in pieces of a few rows
 
 
 class Database:
-    """Tables that are filled part by part, and asked in SQL."""
+    """Tables that are filled part by part, and queried in SQL."""
 
     def __init__(self, folder: Path, jobs: int | None) -> None:
         """`folder` takes what does not fit into memory; `jobs` are threads, None = one per core."""
@@ -41,7 +41,7 @@ class Database:
         settings |= {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
         self._connection = duckdb.connect(config=settings | ({} if jobs is None else {"threads": str(jobs)}))
         allowed = "parse_formatted_bytes(current_setting('memory_limit'))"  # four fifths of what there is
-        limit = self.ask(f"SELECT {allowed}::BIGINT * 5 // 4 AS bytes")["bytes"][0].as_py() // SHARE
+        limit = self.query(f"SELECT {allowed}::BIGINT * 5 // 4 AS bytes")["bytes"][0].as_py() // SHARE
         self._run(f"SET memory_limit = '{min(limit, MOST_MEMORY)}B'")
         self._run("SET enable_external_access = false")  # no file but those of the temporary folder
         self._run("SET lock_configuration = true")
@@ -67,18 +67,18 @@ class Database:
         """Give an Arrow table a name in queries."""
         self._connection.register(table, rows)
 
-    def ask(self, query: str) -> pa.Table:
+    def query(self, sql: str) -> pa.Table:
         """The result of a query."""
         with self._as_input_errors():
-            return self._connection.sql(query).to_arrow_table()
+            return self._connection.sql(sql).to_arrow_table()
 
     def batches(self, query: str) -> Iterator[pa.RecordBatch]:
-        """The result of a query, part by part; no other can be asked meanwhile."""
+        """The result of a query, part by part; no other query can run meanwhile."""
         with self._as_input_errors():
             yield from self._connection.sql(query).to_arrow_reader(ROWS_PER_BATCH)
 
     def close(self) -> None:
-        """Free its memory and its files."""
+        """Free the memory and the files of the database."""
         self._connection.close()
 
     def _run(self, statement: str) -> None:
@@ -87,7 +87,7 @@ class Database:
 
     @contextmanager
     def _as_input_errors(self) -> Iterator[None]:
-        """What a full disk or too little memory stops is an InputError."""
+        """Turn errors of a full disk or too little memory into an InputError."""
         try:
             yield
         except duckdb.OutOfMemoryException as error:

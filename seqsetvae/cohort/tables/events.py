@@ -1,4 +1,4 @@
-"""One pass over the event tables of a source: cells are read, ids are numbered, and events are sorted by them.
+"""One pass over the event tables of a source: reads the cells, numbers the ids and sorts the events by id.
 
 Letters: R rows of a part, E events in them, C columns of values, D ids, N samples.
 """
@@ -112,7 +112,7 @@ class Events:
 
     def occurrences(self, codes: Collection[int], opening: Collection[int] = ()) -> Occurrences:
         """The rows of these codes that have a time; those of `opening` open a stay."""
-        rows = self.database.ask(
+        rows = self.database.query(
             f"SELECT place, time, code IN ({_listed(opening)}) IS TRUE AS opens FROM events JOIN ids USING (id) "
             f"WHERE code IN ({_listed(codes)}) AND {self.is_timed} ORDER BY place, time"
         )
@@ -128,7 +128,7 @@ class Events:
         found = self.occurrences(codes)
         self.database.name("marks", pa.table({"place": found.id, "time": found.time}))
         self.database.name("samples", pa.table({"n": np.arange(len(ids)), "place": ids, "time": time}))
-        times = self.database.ask(
+        times = self.database.query(
             "SELECT marks.time FROM samples ASOF LEFT JOIN marks ON samples.place = marks.place "
             f"AND samples.time {'<' if later else '>='} marks.time ORDER BY n"
         )
@@ -137,7 +137,7 @@ class Events:
     def last_times_since(self, starts: Occurrences) -> NDArray[np.int64]:
         """The time of the last event from each start until the next one of its id; the start without any."""
         self.database.name("starts", pa.table({"place": starts.id, "start": starts.time}))
-        rows = self.database.ask(
+        rows = self.database.query(
             f"WITH timed AS (SELECT place, time FROM events JOIN ids USING (id) WHERE {self.is_event} AND "
             f"{self.is_timed}), last AS (SELECT starts.place, start, max(time) AS time FROM timed ASOF JOIN starts ON "
             "timed.place = starts.place AND time >= start GROUP BY ALL) SELECT coalesce(last.time, start) AS time FROM "
@@ -315,7 +315,7 @@ def _sort(events: Events, no_event: str | None) -> None:
         events.is_event = f"code NOT IN ({_listed(left_out)})"
     # Counts alone: of many ids DuckDB keeps a group a row, which with the times is more than fits into memory.
     n_events = f", count(*) FILTER ({events.is_event}) AS n_events" if left_out else ""
-    ids = database.ask(f"SELECT id, count(*) AS n{n_events} FROM events GROUP BY id ORDER BY id").combine_chunks()
+    ids = database.query(f"SELECT id, count(*) AS n{n_events} FROM events GROUP BY id ORDER BY id").combine_chunks()
     if not len(ids):
         raise InputError(f"{events.files[0][1]}, column {columns.id}: none of the {events.n_rows:,} rows has an id.")
     most = ids["n"].to_numpy().argmax()
@@ -335,7 +335,7 @@ def _sort(events: Events, no_event: str | None) -> None:
     fields = [("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(events.time.dtype).str)]
     fields += [("row", "<i8"), *([("set", "<f8")] if columns.set is not None else [])]
     events.records = Records(database.folder.parent, np.dtype(fields), ids["n_events" if left_out else "n"].to_numpy())
-    n_columns = database.ask("SELECT max(place_in_row) + 1 AS n FROM events")["n"][0].as_py() if is_wide else 1
+    n_columns = database.query("SELECT max(place_in_row) + 1 AS n FROM events")["n"][0].as_py() if is_wide else 1
     events.records.write(_with_bounds(events, _records(events, np.dtype(fields), n_columns)), n_columns)
 
 

@@ -1,4 +1,4 @@
-"""Which files are tables, and how they are written, where it is not a header and one full row an event.
+"""Which files are tables, and how they are written, if not with a header and one full row an event.
 
 Letters: R rows of a part.
 """

@@ -22,7 +22,7 @@ _WORDS = {"false": 0, "true": 1}
 
 
 class LabelFile:
-    """The columns of one or several files of labels; what is wrong with a cell is said with its file and row."""
+    """The columns of one or several files of labels; an error about a cell names its file and row."""
 
     def __init__(self, parts: Sequence[Part], path: Path | None = None) -> None:
         """`parts`: each file as a whole; `path` is that of all of them, for messages."""

@@ -61,7 +61,7 @@ class Part:
         return self.joined or (self,)
 
     def use(self, work: Callable[["Part"], Any]) -> Any:
-        """What `work` makes of the part; an InputError is that of the first file whose own part raises one."""
+        """Return work(part); an InputError is that of the first file whose own part raises one."""
         try:
             return work(self)
         except InputError:
@@ -84,7 +84,7 @@ class Part:
 
 
 def join_parts(parts: Sequence[Part]) -> Part:
-    """One part of the same rows."""
+    """All rows as one part."""
     if len(parts) == 1:
         return parts[0]
     columns = {name: pa.concat_arrays([part.columns[name] for part in parts]) for name in parts[0].columns}
@@ -314,7 +314,7 @@ class _Lines:
         self.count = 0
 
     def read(self, n: int = -1) -> bytes:
-        """The next bytes; at the end none."""
+        """The next bytes; none at the end."""
         data: bytes = self._stream.read(n)
         self._left -= len(data)
         if self._left < 0:
@@ -325,7 +325,7 @@ class _Lines:
         return data
 
     def close(self) -> None:
-        """The stream belongs to who opened it."""
+        """Do nothing: whoever opened the stream closes it."""
         self.closed = True
 
 

@@ -1,4 +1,4 @@
-"""What is true of a stay: columns with one value for each id (start, patient, split, static facts), and the samples.
+"""Columns with one value for each stay (start, patient, split, static facts), and the samples.
 
 A sample says who, from when, until when, with which label, in which split. Letters: D ids, N samples.
 """
@@ -24,7 +24,7 @@ from seqsetvae.system.errors import InputError, shown
 
 
 class Later(NamedTuple):
-    """The facts of a column that first stand on a later row of their id than its first."""
+    """Facts of a column that first occur on a later row of their id than its first."""
 
     id: NDArray[np.int64]  # [K] position among the ids, ascending
     time: NDArray[Any]  # [K] of that row; bad if no such row has a time
@@ -112,7 +112,7 @@ def _grouped(events: Events, columns: Sequence[str], dated: Collection[str]) -> 
     latest = np.iinfo(np.int64).max if events.time.is_timestamp else "'inf'::DOUBLE"
     first = f"min({{'time': coalesce(time, {latest}), 'row': row, 'set': set}})"
     asked += [f"{first} FILTER (c{at} IS NOT NULL) AS first{at}" for at, name in enumerate(columns) if name in dated]
-    return events.database.ask(
+    return events.database.query(
         f"SELECT grouped.* FROM ids LEFT JOIN (SELECT id, count(*) AS n, {', '.join(asked)} FROM facts GROUP BY id) AS "
         "grouped ON grouped.id = ids.text ORDER BY place"
     ).combine_chunks()
@@ -123,7 +123,7 @@ def _contradiction(
 ) -> InputError:
     """The error, to be raised, for the first cell that differs from an earlier one of its id."""
     first = f"SELECT id, arg_min({column}, row) AS first FROM facts WHERE {column} IS NOT NULL GROUP BY id"
-    other = events.database.ask(
+    other = events.database.query(
         f"SELECT row, {column} AS cell FROM facts JOIN ({first}) USING (id) JOIN ids ON facts.id = ids.text "
         f"WHERE {column} <> first ORDER BY row LIMIT 1"
     )

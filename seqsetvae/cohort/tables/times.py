@@ -95,7 +95,7 @@ _DIRECTIVES = "aAbBdDeFhHIjmMnpRStTyYz%"  # that are both read and written, so t
 
 
 class TimeFlags(NamedTuple):
-    """How the user says that times are written."""
+    """How times are written, by the flags."""
 
     unit: str = "minutes"  # of times that are numbers, a key of MINUTES
     form: str | None = None  # of timestamps in text, as for strptime; None: ISO 8601
@@ -241,7 +241,7 @@ def is_bad(time: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def in_unit(minutes: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
-    """Minutes as numbers of a unit of MINUTES, those that are the same minutes again; short ones first, as 7.3.
+    """Minutes as numbers of a unit of MINUTES that convert back exactly; short ones first, such as 7.3.
 
     >>> in_unit(np.array([90.0, 0.3 * 60]), "hours").tolist()
     [1.5, 0.3]

@@ -38,7 +38,7 @@ class Sizes:
         return self.input_dim if self.reduced_dim is None else self.reduced_dim
 
     def as_dict(self) -> dict[str, int | float | bool | None]:
-        """All sizes by name; running_statistics only where there are any, so that other files are as ever."""
+        """All sizes by name; running_statistics only if true, so that other files stay unchanged."""
         return {name: value for name, value in asdict(self).items() if name != "running_statistics" or value}
 
 

@@ -46,17 +46,17 @@ def build(sizes: Sizes) -> Backbone:
 
 
 def canonical_name(key: str) -> str:
-    """There is one checkpoint layout."""
+    """The key unchanged: there is one checkpoint layout."""
     return key
 
 
 def explain(stored: Mapping[str, Sequence[int]]) -> str:
-    """There is one kind of file."""
+    """Nothing to explain: there is one kind of file."""
     return ""
 
 
 def random_in_file(stored: Mapping[str, Sequence[int]]) -> list[str]:
-    """No code left any random."""
+    """No weight: no version left any random."""
     return []
 
 
@@ -72,7 +72,7 @@ def current_sizes(stated: Mapping[str, Any], file: str) -> dict[str, Any]:
 def infer_sizes(
     shapes: Mapping[str, Sequence[int]], stated: Mapping[str, Any], fallback: Mapping[str, Any], file: str
 ) -> Sizes:
-    """Every checkpoint states its sizes, and its weights show the number of forecasts.
+    """The sizes that a checkpoint states, and the number of forecasts, which its weights show.
 
     Raises:
         InputError: it does not state them, or they do not fit together.

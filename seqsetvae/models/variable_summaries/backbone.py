@@ -46,7 +46,7 @@ LEARNED = ("learned_weight", "learned_combination_weight", "learned_bias", "fore
 
 
 class Backbone(BackboneBase):
-    """A patient's events → one vector, by way of summaries. `fit` must come before training."""
+    """A patient's events → summaries → one vector. `fit` must come before training."""
 
     architecture = "variable_summaries"
     OFFERS = OFFERS
@@ -133,7 +133,7 @@ class Backbone(BackboneBase):
 
     @torch.no_grad()
     def after_step(self, lr: float) -> None:
-        """Shrink the weights of each summary towards 0, which those reach that no label speaks for (group lasso)."""
+        """Shrink the weights of each summary towards 0 (group lasso), which weights that no label supports reach."""
         if not self.shrinkage:
             return
         for weight in (self.weight, self.combination_weight):
@@ -186,7 +186,7 @@ class Backbone(BackboneBase):
                 self.bounds[:, row] = torch.tensor(bounds_of(values.double().numpy()))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Checkpoints of earlier versions lack what only contributions need."""
+        """Fill in buffers that checkpoints of earlier versions lack and only contributions need."""
         for name in ("presence", "combination_presence"):
             state_dict.setdefault(prefix + name, torch.full_like(getattr(self, name), NOT_KNOWN))
         super()._load_from_state_dict(state_dict, prefix, *others)
@@ -248,17 +248,17 @@ class Backbone(BackboneBase):
         drops: bool,
     ) -> torch.Tensor:
         """The units after the ReLU, with these weights, computed in their number type: [N, H]."""
-        total = bias + self._of_combinations(summaries.combination_places, combination_weight, drops)
+        total = bias + self._sum_combinations(summaries.combination_places, combination_weight, drops)
         if summaries.pairs_per_variable:
-            of_pairs = self._of_pairs(summaries, weight, total.dtype, drops).to(total.dtype)  # products may be bfloat16
-            total = total.index_add(0, summaries.stay, of_pairs)
+            of_pairs = self._sum_pairs(summaries, weight, total.dtype, drops)  # products may be bfloat16
+            total = total.index_add(0, summaries.stay, of_pairs.to(total.dtype))
         return F.relu(total)
 
     def pooled_width(self, pooling: str) -> int:
         """H."""
         return self.sizes.summary_width
 
-    def _of_pairs(self, summaries: Summaries, weight: torch.Tensor, dtype: torch.dtype, drops: bool) -> torch.Tensor:
+    def _sum_pairs(self, summaries: Summaries, weight: torch.Tensor, dtype: torch.dtype, drops: bool) -> torch.Tensor:
         """What each pair adds: [P, H]; one product for each variable that occurs."""
         kept = None if self.kept is None else self.kept[summaries.variable]
         encoded = self._dropped(encoding.encode(summaries.places.to(dtype)), drops, kept)
@@ -267,7 +267,7 @@ class Backbone(BackboneBase):
             encoded = encoded * kept  # not scaled: a variable that is not measured is not made up for either
         return grouped_products(encoded.flatten(1), weight.to(dtype), summaries.pairs_per_variable)
 
-    def _of_combinations(self, places: torch.Tensor, weight: torch.Tensor, drops: bool) -> torch.Tensor:
+    def _sum_combinations(self, places: torch.Tensor, weight: torch.Tensor, drops: bool) -> torch.Tensor:
         """What the combinations add: [N, C, Q] → [N, H]."""
         encoded = self._dropped(encoding.encode(places.to(weight.dtype)), drops, self.combinations_kept)
         return encoded.flatten(1) @ weight
@@ -345,8 +345,8 @@ class Backbone(BackboneBase):
         placer, device = self._placer(), summaries.values.device
         return replace(
             summaries,
-            places=placer.of_summaries(values, summaries.variable.cpu()).to(device),
-            combination_places=placer.of_combinations(combinations).to(device),
+            places=placer.place_summaries(values, summaries.variable.cpu()).to(device),
+            combination_places=placer.place_combinations(combinations).to(device),
         )
 
     def forecasts_in_table(self) -> torch.Tensor:

@@ -53,7 +53,7 @@ class Inputs:
         self.used = np.append(used, backbone.sizes.forecasts > 0)  # [I]
         self.used[self.of_column] = True
 
-    def described(self, summaries: Summaries, n_stays: int) -> tuple[np.ndarray, np.ndarray]:
+    def describe(self, summaries: Summaries, n_stays: int) -> tuple[np.ndarray, np.ndarray]:
         """Values [N, I] in the units of the variables, NaN where there is none; and MISSING to ABSENT of each."""
         backbone = self.backbone
         mean, std = (each.cpu()[:, None] for each in (backbone.mean, backbone.std))
@@ -76,7 +76,7 @@ class Inputs:
         of_learned = np.full((n_stays, 1), np.nan), np.full((n_stays, 1), USUAL)
         return np.hstack([units.numpy(), of_learned[0]]), np.hstack([level.numpy(), of_learned[1]])
 
-    def of_network(
+    def network_contributions(
         self,
         summaries: Summaries,
         beside: torch.Tensor,
@@ -112,7 +112,7 @@ class Inputs:
             base = score(start.relu().expand(n_stays, -1), torch.zeros_like(beside))
         return torch.cat([of_inputs, of_beside], dim=1).double().cpu().numpy(), base.double().cpu().numpy()
 
-    def of_table(self, contributions: np.ndarray) -> np.ndarray:
+    def table_contributions(self, contributions: np.ndarray) -> np.ndarray:
         """Contributions of the columns of the table, as those of the inputs: [N, c] → [N, I]."""
         found = np.zeros((len(self.names), len(contributions)))
         np.add.at(found, self.of_column, contributions.T)

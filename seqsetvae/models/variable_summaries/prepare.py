@@ -40,11 +40,11 @@ class Placer:
     summaries: Fitted  # of each variable: edges [V, F, K], centers [V, F, Q], used [V, F]
     combinations: Fitted  # edges [C, K], centers [C, Q], used [C]
 
-    def of_summaries(self, values: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
+    def place_summaries(self, values: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
         """[P, F] → [P, F, Q]."""
         return places(values, self.summaries, variable)
 
-    def of_combinations(self, values: torch.Tensor) -> torch.Tensor:
+    def place_combinations(self, values: torch.Tensor) -> torch.Tensor:
         """[N, C] → [N, C, Q]."""
         edges, center, used = (fitted[None] for fitted in self.combinations)
         return places(values, (edges, center, used), torch.zeros(len(values), dtype=torch.int64))
@@ -73,7 +73,7 @@ class Summarizer:
     length: float
     placer: Placer
 
-    def of_model(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def bounded_events(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Row of each event's variable in the model, and its value within the bounds: [E] each."""
         row = self.row[batch.variable]
         low, high = self.bounds[:, row]
@@ -81,7 +81,7 @@ class Summarizer:
 
     def __call__(self, batch: Batch, until: torch.Tensor | None = None) -> Summaries:
         """The summaries of a batch on the host, of each stay up to the hours `until` [N] or of all of it."""
-        pairs = summarize(batch, *self.of_model(batch), self.length, until)
+        pairs = summarize(batch, *self.bounded_events(batch), self.length, until)
         columns = combinations(self._in_units(pairs, batch.n_stays), self._counts(pairs, batch.n_stays))
         values = pairs.values.to(batch.value.dtype)
         of_combinations = torch.stack(list(columns.values()), dim=1).to(batch.value.dtype)
@@ -90,8 +90,8 @@ class Summarizer:
             variable=pairs.variable,
             values=values,
             combinations=of_combinations,
-            places=self.placer.of_summaries(values, pairs.variable),
-            combination_places=self.placer.of_combinations(of_combinations),
+            places=self.placer.place_summaries(values, pairs.variable),
+            combination_places=self.placer.place_combinations(of_combinations),
             pairs_per_variable=_runs(pairs.variable),
         )
 
@@ -149,7 +149,7 @@ class KeptSummaries:
 
 
 def _together(stays: list[tuple[torch.Tensor, ...]]) -> Summaries:
-    """The summaries of a batch from those of its stays."""
+    """Join the summaries of single stays into those of a batch."""
     n_pairs = torch.tensor([len(of_stay[0]) for of_stay in stays])
     stay = torch.arange(len(stays)).repeat_interleave(n_pairs)
     variable, values, places, combinations, combination_places = map(torch.cat, zip(*stays, strict=True))

@@ -32,7 +32,7 @@ NORMAL_RANGE = 2.563  # standard deviations of a normal distribution between its
 
 
 class _Forecasting(nn.Module):
-    """What the forecasts of all architectures share."""
+    """Base of the forecasts of all architectures."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _Forecasting(nn.Module):
         return terms(logits, values, target) | {"value_of_zero": value_loss(torch.zeros_like(values), target.value)}
 
     def end_of_validation(self, step: int) -> dict[str, float]:
-        """Nothing more."""
+        """No further values."""
         return {}
 
     def hyper_parameters(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class Cutter:
     def __call__(self, batch: Batch) -> Forecast:
         """The forecast of a batch on the host."""
         until = self.hours(batch, self.summarizer.length)
-        variable, value = self.summarizer.of_model(batch)
+        variable, value = self.summarizer.bounded_events(batch)
         scaled = (value - self.scale.median[variable]) / self.scale.spread[variable]
         later = later_events(batch, variable, scaled, len(self.scale.median), until, self.next_hours)
         return Forecast(self.summarizer(batch, until), *later)

@@ -67,7 +67,7 @@ class Reconstruction(nn.Module):
         return {"val_active_units": active, "val_kl_per_dim": kl_per_dimension, "beta": self.beta(step)}
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """Under the names of the old pretraining script, which reads them back."""
+        """Settings under the names of the old pretraining script, which reads them."""
         settings = self.settings
         return {
             "beta": settings.max_beta,
