@@ -63,7 +63,7 @@ def test_targets_and_loss_equal_a_loop_over_sets_with_gradients():
         torch.testing.assert_close(target.measured[place].double(), measured)
         torch.testing.assert_close(target.value[place].double(), value, equal_nan=True, rtol=1e-5, atol=1e-5)
         for variable in range(tiny.VARIABLES):
-            vector = embeddings[variable] / embeddings[variable].norm() / embeddings.shape[1] ** 0.5
+            vector = embeddings[variable] / embeddings[variable].norm() * embeddings.shape[1] ** 0.5
             weights = loss.of_variable(vector).view(2, 2, -1)
             for period in range(2):
                 logit, guess = weights[period] @ torch.cat([torch.ones(1, dtype=torch.float64), states[row]])

@@ -53,18 +53,19 @@ class RunningStatistics(nn.Module):
         """[S, D]; the row of a set depends on no later set."""
         variables, groups, of_set, statistics = cells(batch)
         statistics = dropout(statistics.to(embeddings.dtype), DROPOUT, self.training)
-        matrices = self.of_variable(of_one_length(embeddings[variables])).unflatten(1, (len(STATISTICS), -1))
+        vectors = of_one_length(embeddings[variables], 1 / embeddings.shape[1])
+        matrices = self.of_variable(vectors).unflatten(1, (len(STATISTICS), -1))
         rows = grouped_products(statistics, matrices.to(statistics.dtype), groups)
         return rows.new_zeros(batch.n_sets, rows.shape[1]).index_add(0, of_set, rows)
 
 
-def of_one_length(embeddings: torch.Tensor) -> torch.Tensor:
-    """Embeddings [V, I] brought to the length I ** -0.5, for a linear map whose weights are large or many.
+def of_one_length(embeddings: torch.Tensor, of_entries: float) -> torch.Tensor:
+    """Embeddings [V, I] brought to the length of one whose entries are `of_entries`, for a linear map.
 
     A step of Adam changes each weight by the learning rate, and so an output of the map by this rate times the sum of
-    an embedding's absolute entries, which is then near 1 however long the embeddings are.
+    an embedding's absolute entries, which is then near I times `of_entries` however long the embeddings are.
     """
-    return F.normalize(embeddings) * embeddings.shape[1] ** -0.5
+    return F.normalize(embeddings) * (of_entries * embeddings.shape[1] ** 0.5)
 
 
 def cells(batch: Batch) -> tuple[torch.Tensor, list[tuple[int, int]], torch.Tensor, torch.Tensor]:

@@ -109,7 +109,7 @@ class StateForecasting(_Forecasting):
         states = model.states(batch, variables)[target.row]
         with torch.autocast(states.device.type, enabled=False):
             states = at_least_float32(states)
-            weight = self.of_variable(of_one_length(variables)).view(len(variables) * PERIODS * 2, -1)
+            weight = self.of_variable(of_one_length(variables, 1.0)).view(len(variables) * PERIODS * 2, -1)
             found = F.linear(states, weight[:, 1:], weight[:, 0]).view(len(states), -1, PERIODS, 2)
         return found[..., 0], found[..., 1], target
 
