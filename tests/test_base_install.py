@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def _requires(package: str) -> list[str]:
         return []
 
 
+@cache
 def _other_modules() -> tuple[str, ...]:
     """What can be imported here and not after `pip install .`: extras, and what tests and linters need."""
     base = _base_install()
@@ -49,15 +51,15 @@ def _other_modules() -> tuple[str, ...]:
     return tuple(sorted({"jinja2"} | {name for name, of in owners.items() if not of & base}))  # torch brings jinja2
 
 
-# Python imports this file when it starts: the packages are then as if they were not installed.
-HIDE = f"""
+# Python imports this file when it starts: the packages OTHERS are then as if they were not installed.
+HIDE = """
 import sys
 from importlib.machinery import PathFinder
 
 class OnlyTheBaseInstall:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        return None if name.partition(".")[0] in {_other_modules()!r} else PathFinder.find_spec(name, path, target)
+        return None if name.partition(".")[0] in OTHERS else PathFinder.find_spec(name, path, target)
 
     @staticmethod
     def find_distributions(context):
@@ -83,7 +85,7 @@ predict(load(next(Path("runs").glob("finetune-*"))), sys.argv[2])
 
 def _python(folder: Path, *words: str) -> str:
     """What Python prints in a folder that hides what the base install lacks."""
-    (folder / "sitecustomize.py").write_text(HIDE)
+    (folder / "sitecustomize.py").write_text(f"OTHERS = {_other_modules()!r}\n{HIDE}")
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
     command = [sys.executable, *words]
     done = subprocess.run(command, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT, cwd=folder)

@@ -196,9 +196,9 @@ def test_no_model_of_a_fold_lives_on_in_the_next(pretrained, compiled, tmp_path,
 
 def test_a_fold_that_was_killed_goes_on(pretrained, compiled, tmp_path, monkeypatch):
     flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
-    flags |= {"max_epochs": 1, "unfreeze_after": 0, "batch_size": 8, "baselines": "none", "save_every_minutes": 0}
+    flags |= {"max_epochs": 1, "unfreeze_after": 0, "batch_size": 16, "baselines": "none", "save_every_minutes": 0}
     assert command("crossvalidate", **flags, output=tmp_path / "whole")[0] == 0
-    with killed_at(SeqSetVAEFineTuner, "training_step", 5 + 3):  # in the second fold
+    with killed_at(SeqSetVAEFineTuner, "training_step", 3 + 2):  # in the second fold
         command("crossvalidate", **flags, output=tmp_path / "killed")
     assert "Resumed" in succeeded(command("crossvalidate", **flags, output=tmp_path / "killed"))
     for name in ("partition0-fold0.csv", "partition0-fold1.csv"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqsetvae.batches.loading import collate
-from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.checkpoint.finetuned import Loaded, load_finetuned
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import resolve
 from seqsetvae.cli.config import load_config
@@ -36,13 +36,12 @@ def small_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trained(pretrained: Path, compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """(run folder, what was printed) of a run with the recipe, but for its length."""
+    """(run folder, what was printed) of a run with the recipe, but for its length and the weights of the average."""
     root = tmp_path_factory.mktemp("summaries")
     words: dict[str, Any] = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": root}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trees, "ROUNDS", 15)
-        status, printed, errors = command("finetune", **words, summaries=True, max_epochs=3)
-    assert status == 0, errors
+        printed = succeeded(command("finetune", **words, summaries=True, max_epochs=3, average="fixed"))
     return run_of(root), printed
 
 
@@ -85,13 +84,13 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(trained, comp
     succeeded(command("predict", ckpt=trained[0], output=output, every_set=True, **flags))
     rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
     of_stay = rows[split.stay_offset[7] : split.stay_offset[8]]
-    expected = [_logit_of_cut_stay(trained[0], compiled, 7, n_sets) for n_sets in range(1, len(of_stay) + 1)]
+    finetuned = load_finetuned(trained[0] / "checkpoints" / "best.ckpt", torch.float64)
+    expected = [_logit_of_cut_stay(finetuned, compiled, 7, n_sets) for n_sets in range(1, len(of_stay) + 1)]
     assert [float(row["logit"]) for row in of_stay] == pytest.approx(expected, abs=1e-9)
 
 
-def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> float:
+def _logit_of_cut_stay(finetuned: Loaded, cohort: Cohort, stay: int, n_sets: int) -> float:
     """The prediction in double precision for a test stay that has only its first sets."""
-    finetuned = load_finetuned(run / "checkpoints" / "best.ckpt", torch.float64)
     summaries, cut = finetuned.model.backbone.summaries, cut_after(cohort.split("test"), stay, n_sets)
     of_backbone = finetuned.trained_on.transform.with_unknown(cohort.vocabulary, finetuned.trained_on.known)
     alone, summarized = (
@@ -143,7 +142,15 @@ def test_the_backbone_of_such_a_checkpoint_is_a_pretrained_one(trained, compiled
     assert "not recognised           0" in printed
 
 
-@pytest.mark.parametrize("tuning", ["two_stage", "last_layers", "layer_decay", "lora"])
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        "two_stage",
+        "lora",
+        pytest.param("last_layers", marks=pytest.mark.slow),
+        pytest.param("layer_decay", marks=pytest.mark.slow),
+    ],
+)
 def test_the_backbone_can_be_unfrozen_in_every_way(pretrained, compiled, tmp_path, tuning):
     flags = {"summaries": True, "tree_models": 0, "tuning": tuning, "max_epochs": 2, "unfreeze_after": 1}
     succeeded(finetune(pretrained, compiled.path, tmp_path, **flags))
@@ -155,7 +162,7 @@ def test_the_backbone_can_be_unfrozen_in_every_way(pretrained, compiled, tmp_pat
 
 
 def test_a_killed_run_is_resumed_to_the_same_result(pretrained, compiled, tmp_path):
-    flags = {"summaries": True, "tree_models": 1, "average": "fixed", **FINETUNING, **EVERY_STEP}
+    flags = {"summaries": True, "tree_models": 1, "average": "fixed", **FINETUNING, **EVERY_STEP, "max_epochs": 3}
     succeeded(finetune(pretrained, compiled.path, tmp_path / "whole", **flags))
     with killed_at(LastCheckpoint, "on_train_batch_end", STEPS + 5):  # in the second frozen epoch
         finetune(pretrained, compiled.path, tmp_path / "killed", **flags)

@@ -71,7 +71,7 @@ def _auroc(root: Path, name: str, model: str) -> float:
 
 
 def test_one_fold_is_the_split_of_the_data(pretrained, compiled, tmp_path):
-    said = succeeded(call(_words(pretrained, compiled, tmp_path, folds=1, seeds=2)))
+    said = succeeded(call(_words(pretrained, compiled, tmp_path, folds=1, seeds=2, max_epochs=1)))
     columns = read_columns(tmp_path / "cv" / "partition0-fold0-two_stage-seed42.csv")
     assert set(columns["stay_id"].tolist()) == set(compiled.split("valid").stay_id.tolist())
     entry = _result(tmp_path)["models"]["two_stage"]["auroc"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
-from seqsetvae.report import write_report
+from seqsetvae.report import page, write_report
 from seqsetvae.system.files import read_json
 from tests.command import real_reports
 from tests.report.example import example_run
@@ -30,3 +30,9 @@ def reported(finished: tuple[Path, str], data_of_run: Cohort, tmp_path_factory: 
 def example(finished: tuple[Path, str], data_of_run: Cohort, tmp_path: Path) -> Path:
     """A run folder with all files, without its report, to be changed."""
     return example_run(finished[0], data_of_run, tmp_path / "finetune-example")
+
+
+@pytest.fixture
+def no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are empty, for tests that read the text around them: to draw is most of the work of a page."""
+    monkeypatch.setattr(page, "as_svg", lambda figure, name: "<svg></svg>")

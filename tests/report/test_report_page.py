@@ -117,6 +117,7 @@ def test_names_from_files_are_text_in_tables_and_in_figures(reported):
     assert any(NASTY in (element.text or "") for element in forest.iter())
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_the_window_and_the_variables_that_are_not_used_are_named(example):
     run = read_run(example)
     window = "whole stays (no prediction times)"
@@ -130,6 +131,7 @@ def test_the_window_and_the_variables_that_are_not_used_are_named(example):
     assert "not recorded (a run of an earlier version)" in Page(_write(replace(run, config=older))).text
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_no_cell_of_a_table_runs_when_it_is_pasted_into_a_spreadsheet(example):
     run = read_run(example)
     assert run.cohort is not None
@@ -214,6 +216,7 @@ def test_the_same_run_gives_the_same_page(example):
     assert (page.read_bytes(), (example / "figures" / "roc.svg").read_bytes()) == first
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(finished, tmp_path):
     run = tmp_path / "run with space"
     shutil.copytree(finished[0], run)
@@ -242,6 +245,7 @@ def test_the_stage_boundary_and_the_best_epoch_are_drawn(reported):
     assert "best epoch" in text
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_a_run_that_was_stopped_early_has_a_report(finished, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -254,6 +258,7 @@ def test_a_run_that_was_stopped_early_has_a_report(finished, tmp_path):
     assert "training" in page.ids
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_an_evaluation_without_curves_says_so_where_it_is_of_an_earlier_version(example, tmp_path):
     file = example / "evaluation.json"
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -302,6 +307,7 @@ def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported, example
     assert all(f"{run.name}: AUROC" in roc for run in (reported, example))
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_runs_on_the_same_stays_are_compared_by_paired_differences(reported, example, tmp_path):
     file = example / "predictions.csv"
     head, *rows = list(csv.reader(file.read_text().splitlines()))
@@ -324,6 +330,7 @@ def test_runs_on_the_same_stays_are_compared_by_paired_differences(reported, exa
     assert "because the stays or labels are not the same: finetune-example." in text
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(reported, finished, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(finished[0], other)
@@ -336,6 +343,7 @@ def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(repo
     assert "finetune-all files: These stays were trained on" in text
 
 
+@pytest.mark.usefixtures("no_drawings")
 @pytest.mark.parametrize("unfinished", [False, True])
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(finished, tmp_path, unfinished):
     runs = [tmp_path / name / "run" for name in ("a", "b")]

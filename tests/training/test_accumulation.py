@@ -111,8 +111,13 @@ def _check_fine_tuning(module: Any, rows: Dataset[Any], accumulate: int, folder:
     assert epoch_loss == pytest.approx(module.loss(module(epoch), epoch.label).item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("accumulate", ACCUMULATE)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "accumulate"),
+    [
+        pytest.param(loss, n, marks=[] if n == 3 or loss == "mean over stays" else pytest.mark.slow)
+        for loss, n in itertools.product(LOSSES, ACCUMULATE)
+    ],
+)
 def test_the_head_on_cached_features(loss, accumulate, compiled, tmp_path):
     module = _fine_tuner(compiled, loss)
     data = CohortDataModule(compiled, batch_size=16, max_events=10**6, dtype=np.float64)
@@ -129,7 +134,7 @@ def test_the_unfrozen_backbone(loss, accumulate, compiled, tmp_path):
     _check_fine_tuning(module, rows, accumulate, tmp_path)
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
+@pytest.mark.parametrize("accumulate", [2, pytest.param(4, marks=pytest.mark.slow), 8])
 def test_pretraining_is_a_mean_over_sets(accumulate, compiled, tmp_path, monkeypatch):
     _same_seeds_for_every_set(monkeypatch)
     table = torch.from_numpy(compiled.embeddings.copy()).double()
