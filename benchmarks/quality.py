@@ -38,6 +38,8 @@ NEW = (
     "--batch_size 16 --value_transform quantiles --lr 2e-4 --cls_head_lr 1e-3 --lr_schedule cosine --keep last "
     "--ema_decay 0.99 --head_members 16 --head_dropout 0.3 --head_pooling last_mean"
 )
+# Of a cohort with --set_hours 2; the recipe of running statistics does the rest.
+RUNNING = "--preset light --running_statistics --value_transform normal_scores"
 # With few labels (share: flags of every row): smaller batches, so that there are enough steps.
 FEW_LABELS = {
     "0.1": "--batch_size 64 --pretrain_batch_size 256",
@@ -50,6 +52,7 @@ ROWS = {
     "frozen": f"{ALONE} {PRETRAINED} {PROBE}",
     "SeqSetVAE, old": f"{OLD} --from_random_weights",
     "SeqSetVAE, new": NEW,
+    "SeqSetVAE, running": f"{RUNNING} --from_random_weights",
 }
 BASELINES_OF = "variable_summaries"
 IMPORTS = Path(__file__).parents[1] / "docs/import.md", "Public sets as they are published"

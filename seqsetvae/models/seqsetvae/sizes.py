@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {"full": {}, "small": _SMALL, "light": _SMA
 # With running_statistics: their learning rate in fine-tuning if they begin at zero (pretrained, it is the backbone's),
 # and the settings of fine-tuning that were best with them (docs/experiments.md), where the user sets no others.
 RUNNING_LR = 3e-3
-RUNNING_FACTOR = 3  # of pretrain_lr, theirs in pretraining
+RUNNING_FACTOR = 10  # of pretrain_lr, theirs in pretraining
 RECIPES: dict[str, dict[str, Any]] = {
     "running_statistics": {
         "cls_head_lr": 1e-3,
