@@ -164,7 +164,7 @@ def test_without_the_onnx_packages_the_rest_is_written_and_one_line_says_so(fini
     said = export(finished[0], tmp_path / "model")
     assert "No ONNX files: onnxscript not installed (pip install onnx onnxscript onnxruntime)\n" in said
     assert {file.name for file in (tmp_path / "model").iterdir()} == {
-        *("model.safetensors", "card.json", "model_card.md", "calibration.json"),
+        *("model.safetensors", "card.json", "model_card.md", "calibration.json")
     }
 
 

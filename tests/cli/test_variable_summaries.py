@@ -112,8 +112,7 @@ def test_checkpoints_hold_averaged_weights(compiled, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("average", "weights"),
-    [("fixed", {"network": 0.3, "trees": 0.7}), ("network", None), ("trees", {"network": 0.0})],
+    ("average", "weights"), [("fixed", {"network": 0.3, "trees": 0.7}), ("network", None), ("trees", {"network": 0.0})]
 )
 def test_the_average_may_be_fixed_or_of_one_kind(compiled, tmp_path, average, weights):
     flags = {"max_epochs": None} if average == "trees" else {}

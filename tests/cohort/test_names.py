@@ -19,12 +19,7 @@ def test_only_names_that_differ_within_are_alike():
     assert {*map(trimmed, UNTRIMMED)} == {"HR"}
     assert groups_alike(
         ["HR", "hr", "Heart  rate", "heart rate", NFC, NFD, "Na", "K", "\u00b5g", "\u03bcg", "H\u200bR"]
-    ) == [
-        ["HR", "H\u200bR", "hr"],
-        ["Heart  rate", "heart rate"],
-        [NFD, NFC],
-        ["\u00b5g", "\u03bcg"],
-    ]
+    ) == [["HR", "H\u200bR", "hr"], ["Heart  rate", "heart rate"], [NFD, NFC], ["\u00b5g", "\u03bcg"]]
 
 
 def test_a_variable_of_a_table_is_one_with_or_without_spaces_around_its_name(tables):
