@@ -39,10 +39,11 @@ def placeholder_reports() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def real_reports() -> Iterator[None]:
-    """Commands end with their report, as for users."""
+def real_reports(drawn: bool = True) -> Iterator[None]:
+    """Commands end with their report, as for users; without `drawn` its pictures, most of the work, are empty."""
     finished = patch.object(report, "report_finished_run", _report_finished_run)
-    with finished, patch.object(page, "write_files", _write_files):
+    pictures = ("write_files", _write_files) if drawn else ("as_svg", lambda *_: "<svg></svg>")
+    with finished, patch.object(page, *pictures):
         yield
 
 

@@ -15,8 +15,9 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae import report
 from seqsetvae.cohort import Cohort
 from seqsetvae.report import page
+from seqsetvae.runs import finetune as finetune_runs
 from seqsetvae.settings.old_names import WITHOUT_EFFECT
-from seqsetvae.training import calibrate, start
+from seqsetvae.training import start
 from seqsetvae.training.resume import check_same_inputs
 from tests.command import argv, call, finetune, real_reports, refused, rows_of, run_of
 from tests.training.helpers import load
@@ -37,6 +38,19 @@ def killed_once(pretrained: Path, compiled: Cohort, tmp_path_factory: pytest.Tem
 def killed(killed_once: Path, tmp_path: Path) -> Path:
     """A run that was killed in its third epoch."""
     return Path(shutil.copytree(killed_once, tmp_path / killed_once.name))
+
+
+@pytest.fixture(scope="module")
+def ended_once(killed_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Path(shutil.copytree(killed_once, tmp_path_factory.mktemp("ended") / killed_once.name))
+    resume(run)
+    return run
+
+
+@pytest.fixture
+def ended(ended_once: Path, tmp_path: Path) -> Path:
+    """That run, which was resumed to its end."""
+    return Path(shutil.copytree(ended_once, tmp_path / ended_once.name))
 
 
 def test_another_value_is_refused_and_says_how_to_change_it(killed):
@@ -68,14 +82,13 @@ def test_a_setting_that_was_changed_by_hand_is_refused(killed, name, value):
     assert "--override" in errors
 
 
-def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(killed):
-    resume(killed)
-    written = {file: file.stat().st_mtime_ns for file in killed.rglob("*")}
-    said = resume(killed)
-    assert said.startswith(f"Nothing to do: the run in {killed} is finished")
-    assert {file: file.stat().st_mtime_ns for file in killed.rglob("*")} == written
-    resume(killed, "--max_epochs", "4", "--override", "max_epochs")
-    assert [row["epoch"] for row in rows_of(killed)] == ["1", "2", "3", "4"]
+def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(ended):
+    written = {file: file.stat().st_mtime_ns for file in ended.rglob("*")}
+    said = resume(ended)
+    assert said.startswith(f"Nothing to do: the run in {ended} is finished")
+    assert {file: file.stat().st_mtime_ns for file in ended.rglob("*")} == written
+    resume(ended, "--max_epochs", "4", "--override", "max_epochs")
+    assert [row["epoch"] for row in rows_of(ended)] == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
@@ -194,10 +207,11 @@ def test_sigterm_in_a_validation_ends_at_once(pretrained, compiled, tmp_path, mo
 def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(killed, monkeypatch, tmp_path):
     """It is killed in its calibration, its summary and its report, and it gets SIGTERM in both of these."""
     words = ["--resume", str(killed)]
-    for owner, name in ((calibrate, "calibrate"), (start, "summarize"), (report, "write_report"), (page, "write_text")):
-        with real_reports(), killed_at(owner, name, 1):
+    moments = ((finetune_runs, "calibrate"), (start, "summarize"), (report, "write_report"), (page, "write_text"))
+    for owner, name in moments:
+        with real_reports(drawn=False), killed_at(owner, name, 1):
             call(words)
-        with real_reports(), monkeypatch.context() as patch:
+        with real_reports(drawn=False), monkeypatch.context() as patch:
             patch.setattr(owner, name, lambda *_: signal.raise_signal(signal.SIGTERM))
             status, _, errors = call(words)
         assert status == 75, errors
@@ -211,21 +225,19 @@ def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(killed, monkeypat
     assert resume(killed).startswith("Nothing to do")
 
 
-def test_a_finished_run_that_is_made_longer_is_not_finished_until_it_is(killed):
-    resume(killed)
+def test_a_finished_run_that_is_made_longer_is_not_finished_until_it_is(ended):
     with killed_at(SeqSetVAEFineTuner, "training_step", 3):
-        call(["--resume", str(killed), "--max_epochs", "4", "--override", "max_epochs"])
-    resume(killed)
-    assert [row["epoch"] for row in rows_of(killed)] == ["1", "2", "3", "4"]
+        call(["--resume", str(ended), "--max_epochs", "4", "--override", "max_epochs"])
+    resume(ended)
+    assert [row["epoch"] for row in rows_of(ended)] == ["1", "2", "3", "4"]
 
 
-def test_a_finished_run_whose_data_changed_is_still_finished(killed):
-    resume(killed)
-    config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
+def test_a_finished_run_whose_data_changed_is_still_finished(ended):
+    config = json.loads((ended / "config.json").read_text(encoding="utf-8"))
     changed = config | {"cohort": config["cohort"] | {"content": "other"}}
-    (killed / "config.json").write_text(json.dumps(changed), encoding="utf-8")
-    assert "the data in" in refusal(killed, "--max_epochs", "4", "--override", "max_epochs")
-    assert resume(killed).startswith("Nothing to do")
+    (ended / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert "the data in" in refusal(ended, "--max_epochs", "4", "--override", "max_epochs")
+    assert resume(ended).startswith("Nothing to do")
 
 
 def test_another_number_of_threads_is_said(tmp_path, capsys):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import Loaded, load_finetuned
@@ -187,14 +186,6 @@ def test_a_run_is_repeatable_and_worker_processes_prepare_the_same_batches(compi
     assert rows_of(one[0]) == rows_of(other[0])
 
 
-def test_predict_gives_the_numbers_of_evaluate(trained, compiled, tmp_path):
-    run, _ = trained
-    command("evaluate", ckpt=run, split="test", output=tmp_path)
-    file = tmp_path / "risks.csv"
-    assert command("predict", ckpt=run, data_dir=compiled.path, split="test", output=file)[0] in (0, 3)
-    assert file.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
-
-
 def test_contributions_add_up_to_the_logit_and_the_report_has_them(trained, compiled, tmp_path):
     run, _ = trained
     flags: dict[str, Any] = {"ckpt": run, "split": "test"}
@@ -251,21 +242,6 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(trained, comp
         assert [int(row["set_index"]) for row in of_stay] == list(range(len(of_stay)))
         expected = [_logit_of_cut_stay(run, compiled, stay, n_sets) for n_sets in range(1, len(of_stay) + 1)]
         assert [float(row["logit"]) for row in of_stay] == pytest.approx(expected, abs=1e-9)
-
-
-def test_landmarks_use_only_the_events_of_the_first_hours(trained, compiled, tmp_path):
-    run, _ = trained
-    flags = {"split": "test", "precision": "64-true", "landmarks": 12}
-    succeeded(command("evaluate", ckpt=run, output=tmp_path, **flags))
-    (found,) = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["landmarks"]
-    split, label, logit = compiled.split("test"), [], []
-    for stay in range(split.n_stays):
-        early = int((split.minute[slice(*split.stay_offset[stay : stay + 2])] <= 60 * 12).sum())
-        if early:
-            logit.append(_logit_of_cut_stay(run, compiled, stay, early))
-            label.append(int(split.label[stay]))
-    assert (found["stays"], found["positives"]) == (len(label), sum(label))
-    assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
 
 
 @cache

@@ -1,11 +1,12 @@
 """Run folders for the tests of reports."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
-from seqsetvae.report import page, write_report
+from seqsetvae.report import write_report
 from seqsetvae.system.files import read_json
 from tests.command import real_reports
 from tests.report.example import example_run
@@ -33,6 +34,7 @@ def example(finished: tuple[Path, str], data_of_run: Cohort, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are empty, for tests that read the text around them: to draw is most of the work of a page."""
-    monkeypatch.setattr(page, "as_svg", lambda figure, name: "<svg></svg>")
+def no_drawings() -> Iterator[None]:
+    """Pictures are empty, for tests that read the text around them."""
+    with real_reports(drawn=False):
+        yield

@@ -14,9 +14,10 @@ from benchmarks.kills import differences
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import trees
+from seqsetvae.runs import finetune as finetune_runs
 from seqsetvae.runs import out_of_fold
 from seqsetvae.system.files import CannotWriteError
-from seqsetvae.training import calibrate, callbacks, checkpoints, feature_pass, start
+from seqsetvae.training import callbacks, checkpoints, feature_pass, start
 from seqsetvae.training.resume import read_resume_point
 from seqsetvae.training.run_folder import RunFolder
 from tests.command import command, finetune, refused, run_of, succeeded
@@ -53,7 +54,7 @@ MOMENTS: dict[str, tuple[Any, str, int, dict[str, Any]]] = {
     "in stage 2, saved inside the epoch": (*MIDDLE_OF_STAGE_2, EVERY_STEP),
     "in stage 2, after its first best.ckpt": (callbacks.MetricsTable, "add", 3, {}),
     "in the last step": (SeqSetVAEFineTuner, "training_step", 4 * STEPS, EVERY_STEP),
-    "in the calibration": (calibrate, "calibrate", 1, {}),
+    "in the calibration": (finetune_runs, "calibrate", 1, {}),
     "before the summary": (start, "summarize", 1, {}),
 }
 
