@@ -106,8 +106,8 @@ Moment = float | Call  # seconds after the run began to write to its folder, or 
 
 def the_run(root: Path, mode: str) -> Path | None:
     """The only run folder of a mode; None: there is none yet."""
-    found = list(root.glob(f"{mode}-*"))
-    return found[0] if found else None
+    folders = list(root.glob(f"{mode}-*"))
+    return folders[0] if folders else None
 
 
 def differences(first: Path, other: Path) -> list[str]:
@@ -127,8 +127,8 @@ def differences_of_sweeps(first: Path, other: Path) -> list[str]:
     runs = [sorted((folder / "runs").glob("finetune-*")) for folder in (first, other)]
     if files[0] != files[1] or len(runs[0]) != len(runs[1]):
         return ["number of files or runs"]
-    found = [name for name in files[0] if (first / name).read_bytes() != (other / name).read_bytes()]
-    return found + [
+    differing = [name for name in files[0] if (first / name).read_bytes() != (other / name).read_bytes()]
+    return differing + [
         f"{each.name}/{where}" for each, same in zip(*runs, strict=True) for where in differences(each, same)
     ]
 

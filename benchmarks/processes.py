@@ -107,7 +107,7 @@ def scaling(cohort: Path, batch_size: int, turns: int) -> list[Measurement]:
             short, long = (train(cohort, devices, epochs, batch_size) for epochs in (SHORT, LONG))
             speeds[devices].append(long.stays_per_second)
             costs[devices].append(1000 * (long.cpu_seconds - short.cpu_seconds) / (LONG - SHORT) / n_stays)
-    (one, two), (cost, cost_of_two) = (map(statistics.median, found.values()) for found in (speeds, costs))
+    (one, two), (cost, cost_of_two) = (map(statistics.median, measured.values()) for measured in (speeds, costs))
     note = f"{turns} turns, steps of {batch_size} stays, one thread for each process"
     return [
         Measurement("training, two processes", two, "stays/s", note=note).against(one, "one process"),

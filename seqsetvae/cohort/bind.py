@@ -65,8 +65,8 @@ def stats_of(path: Path | None) -> sidefiles.Stats | None:
     file = tables_in(path)[0] if is_compiled(path) else path
     if file is not None:
         return sidefiles.read_stats(file)
-    found = open_cohort(path).variables
-    triples = zip(found.names, found.mean.tolist(), found.std.tolist(), strict=True)
+    variables = open_cohort(path).variables
+    triples = zip(variables.names, variables.mean.tolist(), variables.std.tolist(), strict=True)
     return {name: (mean, std) for name, mean, std in triples if mean == mean}
 
 

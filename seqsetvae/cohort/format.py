@@ -168,15 +168,15 @@ class Cohort:
 
     def sums(self, split: str) -> Sums:
         """Sums over the values of a split, by variable."""
-        found = self.split(split)
-        return found.sums or Sums.from_blocks(event_blocks(found.variable, found.value), len(self.vocabulary))
+        part = self.split(split)
+        return part.sums or Sums.from_blocks(event_blocks(part.variable, part.value), len(self.vocabulary))
 
     def with_own_statistics(self) -> "Cohort":
         """The cohort with mean and std of the values of its train split, all NaN where it has none."""
         none = np.full(len(self.vocabulary), np.nan)
-        found = "train" in self.splits
-        mean, std = self.sums("train").mean_and_std() if found else (none, none)
-        variables = replace(self.variables, mean=mean, std=std, statistics=TRAIN_SPLIT if found else NONE)
+        has_train = "train" in self.splits
+        mean, std = self.sums("train").mean_and_std() if has_train else (none, none)
+        variables = replace(self.variables, mean=mean, std=std, statistics=TRAIN_SPLIT if has_train else NONE)
         return replace(self, variables=variables)
 
     @cached_property

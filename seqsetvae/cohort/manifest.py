@@ -99,8 +99,8 @@ _SCHEMA = {
 
 def _content_problem(manifest: dict[str, Any]) -> str | None:
     """The first value of the wrong type or out of range, in words; None if there is none."""
-    if found := fault_of(manifest, _SCHEMA):
-        return found
+    if problem := fault_of(manifest, _SCHEMA):
+        return problem
     names, splits, faults = manifest["vocabulary"], manifest["splits"], manifest["report"]["faults"]
     counts = [[of[name] for name in _COUNTS] for of in splits.values()]
     groups = manifest.get("groups") or {}

@@ -72,7 +72,7 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     """
     report = cohort.manifest["report"]
     see = f"left out; see {cohort.path / SKIPPED}"
-    lines = ["\n      ".join([found.line(), *found.items]) for found in unusual(cohort, int(examples))]
+    lines = ["\n      ".join([finding.line(), *finding.items]) for finding in unusual(cohort, int(examples))]
     if unknown := without_statistics(cohort):
         lines.append(f"{counted(len(unknown), 'variable')} {no_statistics(cohort)}: {most_events(unknown)}")
     if cohort.variables.statistics == TRAIN_SPLIT:

@@ -116,9 +116,9 @@ def _read(file: Path, kind: type[Calibration]) -> Calibration:
         if plain["recalibrated"] is not None:
             plain["recalibrated"] = Recalibrated(**plain["recalibrated"])
         plain |= {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
-        found = kind(**plain)
-        found.require_agreement(content.get("threshold", found.threshold))
-        return found
+        calibration = kind(**plain)
+        calibration.require_agreement(content.get("threshold", calibration.threshold))
+        return calibration
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{file}: damaged ({type(error).__name__}: {error}). Delete it; --mode evaluate then fits it again"

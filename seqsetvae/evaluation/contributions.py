@@ -42,8 +42,8 @@ def contributions(
     return {
         "of": f"log-odds of {evaluated.spec.title}" if not evaluated.spec.std else evaluated.spec.title,
         "stays": len(explanations),
-        "base": float(np.mean([each.base for each in explanations])),
-        "gap": max(each.gap for each in explanations),
+        "base": float(np.mean([explanation.base for explanation in explanations])),
+        "gap": max(explanation.gap for explanation in explanations),
         "variables": variable_contributions(explanations),
         "deletion": deletion_test(explainer, explanations, stays, rng),
         "courses": [course(explainer, split, stay, name, evaluated) for name, stay in chosen.items()],
@@ -75,17 +75,19 @@ def variable_contributions(explanations: Sequence[Explanation]) -> list[Plain]:
     The summary is the one of the variable that contributes most. Groups of fewer than FEWEST stays are left out.
     """
     first = explanations[0]
-    totals = np.stack([each.totals for each in explanations])
+    totals = np.stack([explanation.totals for explanation in explanations])
     shape = len(first.names), len(first.summaries)
     of_pairs = np.zeros(shape)
-    for each in explanations:
+    for explanation in explanations:
         of_pairs += np.bincount(
-            np.ravel_multi_index((each.variable, each.summary), shape), np.abs(each.contribution), of_pairs.size
+            np.ravel_multi_index((explanation.variable, explanation.summary), shape),
+            np.abs(explanation.contribution),
+            of_pairs.size,
         ).reshape(shape)
     strength, rows = np.abs(totals).mean(axis=0), []
     for variable in np.argsort(-strength, kind="stable")[:SHOWN]:
         summary = int(of_pairs[variable].argmax())
-        level = np.array([each.reason(variable, summary).level for each in explanations])
+        level = np.array([explanation.reason(variable, summary).level for explanation in explanations])
         groups = {LEVELS[key]: totals[level == key, variable] for key in np.unique(level).tolist()}
         levels = {
             name: {"stays": len(of), "mean": float(of.mean())} for name, of in groups.items() if len(of) >= FEWEST
@@ -136,10 +138,10 @@ def course(explainer: Explainer, split: Split, stay: int, name: str, evaluated: 
     wanted = np.linspace(hours[0], hours[-1], TIMES)
     n_sets = np.unique(np.searchsorted(hours, wanted, side="right"))
     explanations = list(explainer.explain(np.full(len(n_sets), stay), n_sets))
-    spec, score = evaluated.spec, np.array([each.score for each in explanations])
+    spec, score = evaluated.spec, np.array([explanation.score for explanation in explanations])
     columns = {} if spec.std else TASKS[spec.task].columns(spec, score[:, None], evaluated.calibration)
     risk = next((values for values in reversed(columns.values()) if values is not None), score)
-    totals = np.stack([each.totals for each in explanations])  # [T, K]
+    totals = np.stack([explanation.totals for explanation in explanations])  # [T, K]
     largest = np.argsort(-np.abs(totals).max(axis=0), kind="stable")[:COURSE_SHOWN]
     of_stay = evaluated.target[evaluated.stay_id == split.stay_id[stay], 0]
     return {
@@ -148,7 +150,7 @@ def course(explainer: Explainer, split: Split, stay: int, name: str, evaluated: 
         "hours": hours[n_sets - 1].tolist(),
         "score": score.tolist(),
         "risk": np.asarray(risk).tolist(),
-        "base": [each.base for each in explanations],
+        "base": [explanation.base for explanation in explanations],
         "variables": {str(explanations[0].names[k]): totals[:, k].tolist() for k in largest},
         "moved": [[], *(_moved(*pair) for pair in pairwise(explanations))],
         "reasons": [_plain(each, each.contribution) for each in explanations[-1].strongest(COURSE_SHOWN)],

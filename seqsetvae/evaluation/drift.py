@@ -121,8 +121,8 @@ def _absent(events_here: Counter[str], events: Counter[str], share: dict[str, fl
     chance = {name: (1 - share[name]) ** n_stays for name in events}  # that none of the stays has it
     fewer = [name for name in events if events_here[name] < FEWER * share[name] * n_stays]
     expected = sum(n * (1 - chance[name]) for name, n in events.items())
-    found = events.total() - sum(events[name] for name in fewer)
-    if found < (1 - MOST_MISSING_OF_FEW) * expected:
+    events_there = events.total() - sum(events[name] for name in fewer)
+    if events_there < (1 - MOST_MISSING_OF_FEW) * expected:
         return fewer
     return [name for name in fewer if chance[name] < CHANCE]
 

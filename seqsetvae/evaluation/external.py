@@ -331,8 +331,8 @@ def external_text(content: Plain) -> str:
             f"  Calibration fitted anew on {recalibration['part']}, drawn with seed {recalibration['seed']}: {fitted}",
             f"  and reported on the others: {reported}; preferred: {recalibration['chosen']}",
         ]
-        for each in recalibration["kinds"]:
-            lines += [f"    {each['kind']}", *(f"      {_row(name, each['figures'][name])}" for name in CALIBRATION)]
+        for kind in recalibration["kinds"]:
+            lines += [f"    {kind['kind']}", *(f"      {_row(name, kind['figures'][name])}" for name in CALIBRATION)]
     for sites in [content["sites"]] if "sites" in content else []:
         lines += sites_text(f"by {sites['by']}", sites["rows"], sites["pooled"])
     return "\n".join(lines)

@@ -33,7 +33,7 @@ def as_text(content: Mapping[str, Any]) -> str:
 
 def findings_of(content: Mapping[str, Any]) -> list[Finding]:
     """What follows from evaluation.json, whatever the task, the size of the data first; `cautions` are taken over."""
-    metrics = {name: each for name, each in content["figures"].items() if each.get("low") is not None}
+    metrics = {name: metric for name, metric in content["figures"].items() if metric.get("low") is not None}
     cautions = [Finding(WARNING, text) for text in content.get("cautions") or ()]
     return [
         *_size_findings(content),
@@ -50,7 +50,7 @@ def sizes(content: Mapping[str, Any]) -> tuple[int, int | None]:
     if "positives" in content:
         return stays, min(content["positives"], stays - content["positives"])
     outcomes = {each["outcome"]: each for each in content.get("curves") or () if "outcome" in each}
-    rare = [min(each["positives"], each["stays"] - each["positives"]) for each in outcomes.values()]
+    rare = [min(outcome["positives"], outcome["stays"] - outcome["positives"]) for outcome in outcomes.values()]
     if content.get("task") == "multilabel":  # a label of which all stays have one class has no curve
         rare += [0 for name in labels if name not in outcomes]
     return min([stays, *labels.values()]), min(rare, default=None)
@@ -122,13 +122,13 @@ def hidden_words(column: Mapping[str, Any]) -> str:
 def _interaction_findings(content: Mapping[str, Any]) -> Iterator[Finding]:
     """Columns whose groups differ beyond chance."""
     columns = content.get("subgroup_columns") or ()
-    tests = sum(p.get("p") is not None for each in columns for p in each["tests"].values())
-    for each in columns:
-        for name, p in each["tests"].items():
+    tests = sum(p.get("p") is not None for column in columns for p in column["tests"].values())
+    for column in columns:
+        for name, p in column["tests"].items():
             if p.get("holm") is not None and p["holm"] < ALPHA:
                 yield Finding(
                     NOTE,
-                    f"Not the same in all groups of {each['column']}: {title_of(name)} (p = {p['holm']:.2g} after "
+                    f"Not the same in all groups of {column['column']}: {title_of(name)} (p = {p['holm']:.2g} after "
                     f"Holm's correction for {counted(tests, 'test')}).",
                     "Look at the differences between its groups before the model is used for all of them.",
                 )
@@ -174,7 +174,7 @@ def verdict_of_small_data(stays: int, smallest: int | None, metrics: Plain, othe
     if stays >= SMALL_STAYS and (smallest is None or smallest >= SMALL_CLASS):
         return compared
     basis = "No basis for a decision" if stays < NO_BASIS else "Small data"
-    with_ends = [f"{title_of(name)} {_with_interval(each)}" for name, each in metrics.items() if _has_ends(each)]
+    with_ends = [f"{title_of(name)} {_with_interval(metric)}" for name, metric in metrics.items() if _has_ends(metric)]
     intervals = f" 95 % intervals: {', '.join(with_ends)}." if with_ends else " There are no intervals."
     in_order = [*filter(is_constant, others), *(name for name in SIMPLEST_FIRST if name in others)]
     simplest = next((name for name in in_order if _is_not_worse(others[name])), None)

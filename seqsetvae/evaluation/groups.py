@@ -133,9 +133,9 @@ def by_group(evaluated: Predictions, groups: Sequence[Subgroup], smallest: int, 
     """`subgroups`, those that are shown, and `subgroup_columns` of evaluation.json."""
     if not groups:
         return {"subgroups": [], "subgroup_columns": []}
-    numbers = np.array([_numbers(_counts(evaluated, each)) for each in groups])
+    numbers = np.array([_numbers(_counts(evaluated, group)) for group in groups])
     is_hidden = hidden(groups, numbers, smallest)
-    columns: dict[str, list[str]] = {each.column: [] for each in groups}  # the hidden groups of each
+    columns: dict[str, list[str]] = {group.column: [] for group in groups}  # the hidden groups of each
     for at in np.flatnonzero(is_hidden).tolist():
         columns[groups[at].column].append(groups[at].group)
     shown = _shown(groups, is_hidden)
@@ -164,8 +164,8 @@ def by_group(evaluated: Predictions, groups: Sequence[Subgroup], smallest: int, 
 def _shown(groups: Sequence[Subgroup], is_hidden: NDArray[np.bool_]) -> list[Subgroup]:
     """The groups that are not hidden, and the hidden ones of a column as one group, which is what the others leave."""
     shown = []
-    for column in dict.fromkeys(each.column for each in groups):
-        own = [(each, bool(no)) for each, no in zip(groups, is_hidden, strict=True) if each.column == column]
+    for column in dict.fromkeys(group.column for group in groups):
+        own = [(group, bool(no)) for group, no in zip(groups, is_hidden, strict=True) if group.column == column]
         shown += (kept := [each for each, no in own if not no])
         if kept and (secret := [each for each, no in own if no]):
             name = " or ".join(each.group for each in secret)
@@ -202,12 +202,12 @@ def _rows(
     """The metrics of each group, and their difference to those of the reference of its column."""
     spec, task = evaluated.spec, TASKS[evaluated.spec.task]
     compared = getattr(task, "BY_GROUP", task.primary(spec))
-    parts = [evaluated.rows(each.stays) for each in groups]
+    parts = [evaluated.rows(group.stays) for group in groups]
     metrics = [task.weighted_metrics(spec, part.output, part.target, part.calibration) for part in parts]
 
     def every(weights: Floats) -> dict[Any, Floats]:
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a stay of a group
-            of_group = [of(weights[:, each.stays]) for each, of in zip(groups, metrics, strict=True)]
+            of_group = [of(weights[:, group.stays]) for group, of in zip(groups, metrics, strict=True)]
         values: dict[Any, Floats] = {}
         for at, own in enumerate(of_group):
             values |= {("figures", at, name): value for name, value in own.items()}
@@ -272,9 +272,9 @@ def hidden(groups: Sequence[Subgroup], counts: NDArray[np.int64], smallest: int)
         smallest: 0: nothing is hidden.
     """
     is_hidden: NDArray[np.bool_] = np.any(counts < smallest, axis=1)
-    stays = np.array([*(each.stays for each in groups), np.ones_like(groups[0].stays)])
+    stays = np.array([*(group.stays for group in groups), np.ones_like(groups[0].stays)])
     patterns = np.unique(stays, axis=1).astype(np.float64)  # [G + 1, patterns]; the last row is all stays
-    while (more := _gives_away([each.column for each in groups], counts, smallest, is_hidden, patterns)) is not None:
+    while (more := _gives_away([group.column for group in groups], counts, smallest, is_hidden, patterns)) is not None:
         is_hidden[more] = True
     return is_hidden
 

@@ -63,8 +63,8 @@ def variance_between(value: Floats, variance: Floats) -> float:
     edges = np.linspace(0, 2 * np.ptp(value) + 1e-12, STARTS + 1).tolist()
     best = min(range(STARTS + 1), key=lambda at: loss(edges[at]))
     ends = edges[max(best - 1, 0)], edges[min(best + 1, STARTS)]
-    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-10}).x
-    return float(min(0.0, found, key=loss)) ** 2
+    optimum = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-10}).x
+    return float(min(0.0, optimum, key=loss)) ** 2
 
 
 @dataclass(frozen=True)

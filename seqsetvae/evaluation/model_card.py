@@ -104,5 +104,5 @@ def _with_interval(metric: Plain) -> str:
 
 def _limits(card: Plain, evaluation: Plain | None) -> Iterator[str]:
     findings = (evaluation or {}).get("findings") or ()
-    texts = [f"{each['text']} {each.get('action') or ''}".strip() for each in findings]
+    texts = [f"{finding['text']} {finding.get('action') or ''}".strip() for finding in findings]
     yield from (f"- {text}" for text in [*texts, *card["notes"]])

@@ -78,9 +78,9 @@ def compare(file: Path, part: Part) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {name: value.numpy() for name, value in part.inputs.items()})
+    (output,) = session.run(None, {name: value.numpy() for name, value in part.inputs.items()})
     expected = part.expected.numpy()
-    error = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+    error = np.abs(output - expected) / np.maximum(1, np.abs(expected))
     return float(np.max(error if part.counts is None else error[part.counts.numpy()]))
 
 

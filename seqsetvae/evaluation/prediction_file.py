@@ -102,7 +102,7 @@ def with_reasons(rows: pa.Table, reasons: Mapping[int, Sequence[str]], number: i
     """The rows with columns contribution_1 to contribution_NUMBER, texts by stay; empty for stays without any."""
     of_rows = [reasons.get(stay, ()) for stay in rows["stay_id"].to_pylist()]
     for place in range(number):
-        texts = [each[place] if place < len(each) else None for each in of_rows]
+        texts = [row[place] if place < len(row) else None for row in of_rows]
         rows = rows.append_column(f"contribution_{place + 1}", pa.array(texts, pa.string()))
     return rows
 

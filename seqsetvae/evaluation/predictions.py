@@ -173,9 +173,9 @@ def predict_prefixes(
         **own_share(),
     )
     loader = BatchLoader(_PrefixBatches(batches, prefixes), sampler, data.num_workers, pin_memory=data.pin_memory)
-    _, found = predict(model.spec, model, embeddings, loader, split, precision)
-    output = np.empty_like(found)
-    output[sampler.batches.order] = found
+    _, in_order = predict(model.spec, model, embeddings, loader, split, precision)
+    output = np.empty_like(in_order)
+    output[sampler.batches.order] = in_order
     return output
 
 

@@ -167,7 +167,7 @@ def evaluation(
         return {"figures": metrics_with_intervals(other, resamples, seed), "difference": difference}
 
     baselines = {name: compared(other) for name, other in (others or {}).items()}
-    averaged = {name: {"weight": (weights or {})[name], **compared(each)} for name, each in (members or {}).items()}
+    averaged = {name: {"weight": (weights or {})[name], **compared(member)} for name, member in (members or {}).items()}
     known = (~np.isnan(evaluated.target)).sum(axis=0).tolist()
     content: Plain = {
         "task": spec.task,
@@ -242,8 +242,8 @@ def _differences(model: Predictions, other: Predictions, resamples: int, seed: i
         first, second = ours(weights), theirs(weights)
         return {name: first[name] - second[name] for name in task.primary(model.spec)}
 
-    found = bootstrap(task.strata(model.target), difference, resamples, seed, model.subject)
-    return {name: interval.as_plain() for name, interval in found.items()}
+    differences = bootstrap(task.strata(model.target), difference, resamples, seed, model.subject)
+    return {name: interval.as_plain() for name, interval in differences.items()}
 
 
 def _cautions(evaluated: Predictions, is_selected: bool) -> list[str]:
@@ -333,8 +333,8 @@ def _groups(title: str, rows: list[tuple[str, Plain]], primary: Sequence[str]) -
 def _interactions(columns: Sequence[Plain]) -> list[str]:
     """What is hidden of the subgroups of each column, and the tests of whether they differ."""
     lines = []
-    for each in columns:
-        tests = [f"{name} {_number(p['p'])} ({_number(p['holm'])})" for name, p in each["tests"].items()]
-        lines += [f"  {each['column']}: p of a difference between groups (Holm): {', '.join(tests)}"] * bool(tests)
-        lines += [f"  {hidden_words(each)}"] * bool(each["hidden"])
+    for column in columns:
+        tests = [f"{name} {_number(p['p'])} ({_number(p['holm'])})" for name, p in column["tests"].items()]
+        lines += [f"  {column['column']}: p of a difference between groups (Holm): {', '.join(tests)}"] * bool(tests)
+        lines += [f"  {hidden_words(column)}"] * bool(column["hidden"])
     return ["", *lines] if lines else []

@@ -40,12 +40,12 @@ def log_loss(log_odds: np.ndarray, label: np.ndarray) -> np.ndarray:
     """
     from scipy.special import expit
 
-    found = log_odds[..., 0]
+    shifted = log_odds[..., 0]
     for _ in range(NEWTON_STEPS):
-        risk = expit(found)
+        risk = expit(shifted)
         error, curvature = (risk - label).sum(axis=1), (risk * (1 - risk)).sum(axis=1) + PRIOR
-        found = found - (error / curvature).clip(-2, 2)[:, None]
-    return np.logaddexp(0.0, np.where(label == 1, -found, found)).mean(axis=-1)
+        shifted = shifted - (error / curvature).clip(-2, 2)[:, None]
+    return np.logaddexp(0.0, np.where(label == 1, -shifted, shifted)).mean(axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,12 +187,14 @@ class _Inputs:
         scale[scale == 0] = 1.0
         scale[len(self.mean) :][self.is_fact[self.lacks]] /= math.sqrt(fact_weight)
         read = (read - center) / scale
-        found = []
+        by_strength = []
         for weights, intercepts in solve(read, target, strengths):
             weights = weights / scale
             each = zip(weights, intercepts - weights @ center, strict=True)
-            found.append(tuple(self._model(weight, float(intercept), absent, number) for weight, intercept in each))
-        return found
+            by_strength.append(
+                tuple(self._model(weight, float(intercept), absent, number) for weight, intercept in each)
+            )
+        return by_strength
 
     def _model(self, weight: Floats, intercept: float, absent: np.ndarray, number: np.ndarray) -> LinearModel:
         """The model in the units of the table: a number is slope * value + offset; `offset` is in the intercept."""

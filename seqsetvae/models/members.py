@@ -105,15 +105,15 @@ class Members:
 
         `unit`: what outputs are multiplied by, and what is added, as in `of_network`.
         """
-        found, base = np.zeros_like(of_network[0]), np.zeros(len(of_network[0]))
+        total, base = np.zeros_like(of_network[0]), np.zeros(len(of_network[0]))
         for member in self.of:
             own, own_base = of_network
             if member.models:
                 (model,) = member.models
                 of_columns, own_base = model.contributions(table)
                 own, own_base = of_table(of_columns) * unit[0], own_base * unit[0] + unit[1]
-            found, base = found + member.weight * own, base + member.weight * own_base
-        return found, base
+            total, base = total + member.weight * own, base + member.weight * own_base
+        return total, base
 
     def as_plain(self) -> dict[str, Any]:
         """A dictionary for the hyper_parameters of a checkpoint, with long texts apart."""
@@ -160,7 +160,7 @@ def read_members(saved: Mapping[str, Any]) -> Members | None:
 def _read(plain: Any, texts: Any) -> Members:
     if not isinstance(texts, list) or not isinstance(plain, list):
         raise ValueError(f"members is {plain!r:.40}, allowed: a list")
-    found, begin = [], 0
+    members, begin = [], 0
     for own in plain:
         name, weight, loss = own["name"], own["weight"], own["log_loss"]
         numbers = [weight] if loss is None else [weight, loss]
@@ -170,12 +170,12 @@ def _read(plain: Any, texts: Any) -> Members:
         for count in _listed(own.get("texts", [])):
             models.append(BoostedTrees(texts[begin : begin + count]))
             begin += count
-        found.append(Member(name, weight, tuple(models), loss))
-    if [member.name for member in found if not member.models] != [NETWORK] or found[0].models:
+        members.append(Member(name, weight, tuple(models), loss))
+    if [member.name for member in members if not member.models] != [NETWORK] or members[0].models:
         raise ValueError("the first member, and no other, is the network")
-    if begin != len(texts) or abs(sum(member.weight for member in found) - 1) > 1e-6:
+    if begin != len(texts) or abs(sum(member.weight for member in members) - 1) > 1e-6:
         raise ValueError("their weights do not add up to 1, or texts of trees belong to none")
-    return Members(tuple(found))
+    return Members(tuple(members))
 
 
 def _listed(plain: Any) -> list[Any]:

@@ -124,8 +124,8 @@ class BoostedTrees:
 
         These add up to `outputs`: they are Shapley values, exact for trees (TreeSHAP, Lundberg et al., 2020).
         """
-        found = self._mean(table, pred_contrib=True)
-        return found[:, :-1], float(found[0, -1])
+        columns = self._mean(table, pred_contrib=True)
+        return columns[:, :-1], float(columns[0, -1])
 
     def _mean(self, table: np.ndarray, **what: bool) -> np.ndarray:
         if self._columns != {table.shape[1]}:
@@ -167,10 +167,10 @@ def _best_length(
     for (_, losses, _), (_, held_out) in zip(stages, parts, strict=True):
         total += len(held_out) * np.pad(losses, (0, len(longest) - len(losses)), "edge")
     best = int(total.argmin())
-    found = np.zeros((len(label), stages[0][2][0].shape[1]))
+    out_of_fold = np.zeros((len(label), stages[0][2][0].shape[1]))
     for (_, _, outputs), (_, held_out) in zip(stages, parts, strict=True):
-        found[held_out] = outputs[min(best, len(outputs) - 1)]
-    return longest[best], found
+        out_of_fold[held_out] = outputs[min(best, len(outputs) - 1)]
+    return longest[best], out_of_fold
 
 
 def _stages(
@@ -255,11 +255,11 @@ def checked_text(text: str) -> tuple[str, int]:
 def _lines(text: str, names: set[str]) -> dict[str, str]:
     """The lines NAME=VALUE of a part. Raises ValueError unless each of these names is there once, and no other."""
     pairs = [line.partition("=")[::2] for line in text.split("\n") if line]
-    found = dict(pairs)
-    if len(found) < len(pairs) or found.keys() != names:
-        odd = sorted(found.keys() ^ names) or ["a line that occurs twice"]
+    lines = dict(pairs)
+    if len(lines) < len(pairs) or lines.keys() != names:
+        odd = sorted(lines.keys() ^ names) or ["a line that occurs twice"]
         raise ValueError(f"missing or unknown: {', '.join(odd)[:60]!r}")
-    return found
+    return lines
 
 
 def _checked_tree(text: str, number: int, columns: int) -> str:

@@ -122,7 +122,7 @@ def _blocks(groups: Groups, n_matrices: int, device: torch.device) -> Iterator[_
     slots = (matrix % BLOCK * most[matrix // BLOCK] + rank).to(device, non_blocking=True)
     first = row = 0
     for of_block, of_slots, length in zip(
-        of_blocks, slots.split([int(each.sum()) for each in of_blocks]), most.tolist(), strict=True
+        of_blocks, slots.split([int(block.sum()) for block in of_blocks]), most.tolist(), strict=True
     ):
         end, last = row + len(of_slots), first + len(of_block)
         yield _Block(slice(first, last), slice(row, end), of_slots, length)

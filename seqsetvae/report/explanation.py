@@ -47,8 +47,8 @@ def _shown(entry: Plain) -> str:
 
 
 def _variables_picture(explanation: Plain) -> Picture:
-    rows = {each["variable"]: each for each in explanation["variables"]}
-    told = "; ".join(f"{name} {number(each['mean_absolute'], 2)}" for name, each in rows.items())
+    rows = {variable["variable"]: variable for variable in explanation["variables"]}
+    told = "; ".join(f"{name} {number(row['mean_absolute'], 2)}" for name, row in rows.items())
     caption = (
         "Bars: mean absolute contribution. Marks: mean contribution of the stays whose value is low, usual, high, ..."
     )
@@ -61,8 +61,8 @@ def _levels_table(explanation: Plain) -> Table:
         return "–" if level is None else f"{number(level['mean'], 2)}\n{level['stays']:,.0f} stays"
 
     rows = [
-        [_shown(each), number(each["mean_absolute"]), *(cell(each["levels"].get(name)) for name in LEVELS)]
-        for each in explanation["variables"]
+        [_shown(variable), number(variable["mean_absolute"]), *(cell(variable["levels"].get(name)) for name in LEVELS)]
+        for variable in explanation["variables"]
     ]
     return Table("Mean contribution by value", ("variable", "mean absolute", *LEVELS), rows)
 

@@ -60,8 +60,8 @@ def external_cards(run: Run) -> list[Card]:
 def external_findings(run: Run) -> Iterator[Finding]:
     """Findings of each cohort, with its name."""
     for each in run.external:
-        for found in each["findings"]:
-            yield Finding(found["level"], f"{each['name']}: {found['text']}", found.get("action") or "")
+        for finding in each["findings"]:
+            yield Finding(finding["level"], f"{each['name']}: {finding['text']}", finding.get("action") or "")
 
 
 def _ends(metric: Plain) -> str:
@@ -84,9 +84,9 @@ def _text(cohorts: list[Plain]) -> list[str]:
         "(with the slope fixed at 1) say whether risks are too low (above 0) or too high; a slope below 1 says that "
         "they are too far from the mean."
     ]
-    for each in cohorts:
-        text.append(f"{each['name']}: {coverage_text(each['coverage'])}")
-        recalibration = each["recalibration"]
+    for cohort in cohorts:
+        text.append(f"{cohort['name']}: {coverage_text(cohort['coverage'])}")
+        recalibration = cohort["recalibration"]
         if "kinds" in recalibration:
             saved = "" if recalibration.get("saved") is None else f" It was saved as {recalibration['saved']}."
             text.append(
@@ -95,8 +95,8 @@ def _text(cohorts: list[Plain]) -> list[str]:
                 f" Preferred on the fitted stays: {recalibration['chosen']}.{saved}"
             )
         else:
-            text.append(f"{each['name']}: calibration was not fitted anew. {recalibration['reason']}")
-        sites = each.get("sites") or {}
+            text.append(f"{cohort['name']}: calibration was not fitted anew. {recalibration['reason']}")
+        sites = cohort.get("sites") or {}
         if sites.get("pooled"):
             text.append(
                 "Sites are pooled with random effects (REML, Knapp and Hartung). In the prediction interval the value "
@@ -115,8 +115,10 @@ def _metrics_table(run: Run) -> Table:
         columns = {f"own data, {run.evaluation['split']} split": run.evaluation} | columns
     first = next(iter(columns.values()))
     names = [name for name in MAIN if name in first["figures"]] or list(first["figures"])
-    rows = [[metric_name(name), *(stacked(each["figures"].get(name)) for each in columns.values())] for name in names]
-    rows.append(["stays", *(f"{each['stays']:,.0f}\n{_positives(each)}".rstrip() for each in columns.values())])
+    rows = [
+        [metric_name(name), *(stacked(column["figures"].get(name)) for column in columns.values())] for name in names
+    ]
+    rows.append(["stays", *(f"{column['stays']:,.0f}\n{_positives(column)}".rstrip() for column in columns.values())])
     return Table("As delivered, with 95 % intervals", ("metric", *columns), rows)
 
 

@@ -70,15 +70,15 @@ def flow_of(run: Run) -> Flow | None:
     manifest, binary = run.cohort.manifest, run.task == "binary"  # the cohort counts its one binary label
     report = manifest.get("report") or {}
     splits = [
-        Step(f"{name} split", each["stays"], *((each["labelled"], each["positives"]) if binary else ()))
-        for name, each in manifest["splits"].items()
+        Step(f"{name} split", split["stays"], *((split["labelled"], split["positives"]) if binary else ()))
+        for name, split in manifest["splits"].items()
     ]
     faults = report.get("faults") or {}
     known = [report[name] for name in ("faulty_files", "left_out") if name in report]
     gone = sum(known) if len(known) == 2 else None
     of_faults = gone is not None and binary and report["left_out"] == 0 and "labelled" in faults
     outcome = (faults["labelled"], faults["positives"]) if of_faults else ()
-    kept = sum(each["stays"] for each in manifest["splits"].values())
+    kept = sum(split["stays"] for split in manifest["splits"].values())
     evaluation = run.evaluation
     source = without_folders(str(manifest.get("source", f"source {UNKNOWN}")), absolute_paths(run.config))
     return Flow(

@@ -143,7 +143,7 @@ def missing_parts(run: Run) -> dict[str, str]:
     has_score = run.task in ("binary", "regression") and "," not in run.label_name  # else none can be explained
     details |= {"why, with some stays over time": evaluation.get("explanation")} if has_score else {}
     again = f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48" + " --explain" * has_score
-    lacking = " and ".join(name for name, found in details.items() if not found)
+    lacking = " and ".join(name for name, is_there in details.items() if not is_there)
     parts = {
         "The result with intervals, beside baselines": evaluate * (not evaluation),
         "Curves, calibration and decisions, from the evaluation": evaluate * ("curves" not in evaluation),
@@ -159,9 +159,9 @@ def findings_of_run(run: Run) -> list[Finding]:
     """What to distrust, the most serious first, each text once."""
     findings = [*_result_findings(run), *external_findings(run)]
     findings += [*_training_findings(run), *_data_findings(run)] if run.mode != "evaluate" else []
-    said = {each.text.lower().partition(":")[0] for each in findings}  # advice says again what began as a warning
+    said = {finding.text.lower().partition(":")[0] for finding in findings}  # advice says again what began as a warning
     findings += [Finding(WARNING, line) for line in run.warnings if line.lower().partition(":")[0] not in said]
-    unique = {each.text: each for each in findings}
+    unique = {finding.text: finding for finding in findings}
     return sorted(unique.values(), key=lambda each: LEVELS.index(each.level))
 
 
@@ -171,7 +171,10 @@ def _result_findings(run: Run) -> list[Finding]:
         return []
     if "findings" not in run.evaluation:
         return findings_of(run.evaluation)
-    return [Finding(each["level"], each["text"], each.get("action") or "") for each in run.evaluation["findings"]]
+    return [
+        Finding(finding["level"], finding["text"], finding.get("action") or "")
+        for finding in run.evaluation["findings"]
+    ]
 
 
 def _training_findings(run: Run) -> Iterator[Finding]:
@@ -202,12 +205,12 @@ def _data_findings(run: Run) -> Iterator[Finding]:
 def findings_of_runs(runs: Runs) -> list[Finding]:
     """Why metrics of these runs may not be comparable."""
     evaluations = {name: run.evaluation for name, run in runs.items() if run.evaluation is not None}
-    warnings = [f"{name}: {worse}" for name, each in evaluations.items() if (worse := beaten_by(each)) is not None]
+    warnings = [f"{name}: {worse}" for name, result in evaluations.items() if (worse := beaten_by(result)) is not None]
     differing: dict[str, set[str]] = {
         "data": {run.events for run in runs.values()},
         "task": {run.task for run in runs.values()},
         "label": {run.label_name for run in runs.values()},
-        "split of the evaluation": {each["split"] for each in evaluations.values()},
+        "split of the evaluation": {result["split"] for result in evaluations.values()},
     }
     for what, values in differing.items():
         if len(values) > 1:
@@ -222,7 +225,7 @@ def findings_of_runs(runs: Runs) -> list[Finding]:
     lists = {
         f"Without an evaluation, and so without intervals: {{}}. {optimistic}": without,
         "Evaluated by an earlier version, and so without curves: {}. Run --mode evaluate again.": [
-            name for name, each in evaluations.items() if "curves" not in each
+            name for name, result in evaluations.items() if "curves" not in result
         ],
         "Not finished: {}.": [name for name, run in runs.items() if run.summary is None],
     }
@@ -231,4 +234,4 @@ def findings_of_runs(runs: Runs) -> list[Finding]:
     if len({run.settings.get("seed") for run in runs.values()}) == 1:
         text += " All runs have the same seed, so the metrics do not show how much a seed changes."
     action = "" if all(run.task == "binary" for run in runs.values()) else "--mode evaluate --ckpt A B computes it."
-    return [*(Finding(WARNING, each) for each in warnings), Finding(NOTE, text, action)]
+    return [*(Finding(WARNING, warning) for warning in warnings), Finding(NOTE, text, action)]

@@ -121,7 +121,9 @@ def calibration(by_name: Mapping[str, Sequence[Mapping[str, float]]], counts: Se
     """Predicted risk against observed share, with 95 % intervals, over a histogram of the risks from 0 to 1."""
     figure = Figure(figsize=(style.WIDTH, 4.6))
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    top = min(1.0, max(max(each["high"], each["predicted"]) for groups in by_name.values() for each in groups) + 0.03)
+    top = min(
+        1.0, max(max(group["high"], group["predicted"]) for groups in by_name.values() for group in groups) + 0.03
+    )
     axes.plot([0, top], [0, top], color=style.MUTED, linestyle=":", linewidth=1.2, label="ideal")
     _groups(axes, by_name)
     axes.set_xlim(0, top)
@@ -138,11 +140,11 @@ def calibration(by_name: Mapping[str, Sequence[Mapping[str, float]]], counts: Se
 def _groups(axes: Axes, by_name: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """What was observed by what was predicted in groups of stays, and an interval of each."""
     for position, (name, groups) in enumerate(by_name.items()):
-        x, look = [each["predicted"] for each in groups], style.line_style(position)
-        lows, highs = ([each[end] for each in groups] for end in ("low", "high"))
+        x, look = [group["predicted"] for group in groups], style.line_style(position)
+        lows, highs = ([group[end] for group in groups] for end in ("low", "high"))
         axes.vlines(x, lows, highs, color=look["color"], linewidth=1.2)
         look |= {"linewidth": 1.2, "markersize": 5}
-        axes.plot(x, [each["observed"] for each in groups], label=name or "mean", **look)
+        axes.plot(x, [group["observed"] for group in groups], label=name or "mean", **look)
 
 
 def _bars(axes: Axes, counts: Sequence[float], joined: int, **look: Any) -> None:
@@ -200,7 +202,9 @@ def decision_curve(by_name: Mapping[str, Mapping[str, Sequence[float]]]) -> Figu
 def number_groups(by_name: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """What was observed in groups of stays of similar prediction: the mean, and where 80 % of the stays are."""
     figure, axes = style.empty(long_labels=True)
-    every = [value for groups in by_name.values() for each in groups for value in (each["predicted"], each["observed"])]
+    every = [
+        value for groups in by_name.values() for group in groups for value in (group["predicted"], group["observed"])
+    ]
     axes.plot([min(every), max(every)], [min(every), max(every)], color=style.MUTED, linestyle=":", label="ideal")
     _groups(axes, by_name)
     axes.set_xlabel("predicted")
@@ -290,16 +294,16 @@ LEVEL_LOOK: dict[str, dict[str, Any]] = {
 def contributions(rows: Mapping[str, Mapping[str, Any]], score: str) -> Figure:
     """The mean absolute contribution of each variable, and the mean by the level of its value."""
     figure, axes = style.empty(1.3 + 0.27 * len(rows), long_labels=True)
-    axes.barh(range(len(rows)), [each["mean_absolute"] for each in rows.values()], color=style.GRID, height=0.7)
+    axes.barh(range(len(rows)), [row["mean_absolute"] for row in rows.values()], color=style.GRID, height=0.7)
     for name, look in LEVEL_LOOK.items():
-        found = [(each["levels"][name]["mean"], at) for at, each in enumerate(rows.values()) if name in each["levels"]]
-        if found:
-            axes.plot(*zip(*found, strict=True), linestyle="", label=name, markersize=6, **look)
+        points = [(row["levels"][name]["mean"], at) for at, row in enumerate(rows.values()) if name in row["levels"]]
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle="", label=name, markersize=6, **look)
     axes.axvline(0, color=style.MUTED, linewidth=1)
     axes.set_yticks(range(len(rows)), [_wrapped(name) for name in rows], fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(_label(score), fontsize=9)
-    if any(each["levels"] for each in rows.values()):  # of few stays no level has enough
+    if any(row["levels"] for row in rows.values()):  # of few stays no level has enough
         axes.legend(loc="lower right", fontsize=8.5)
     return figure
 

@@ -37,7 +37,7 @@ def _panels(runs: Runs, *, each_outcome: bool = True) -> Iterator[tuple[str, str
     run are the lines of one panel.
     """
     evaluations = {name: run.evaluation for name, run in runs.items() if run.evaluation and "curves" in run.evaluation}
-    splits = [each["split"] for each in evaluations.values()]
+    splits = [result["split"] for result in evaluations.values()]
     by_outcome: dict[str, dict[str, Plain]] = {}
     for name, evaluation in evaluations.items():
         if evaluation["split"] == max(splits, key=splits.count):
@@ -73,7 +73,9 @@ def discrimination_section(runs: Runs) -> Section | None:
 
 
 def _areas(curves: Mapping[str, Plain], area: str) -> str:
-    return "; ".join(f"{name} " * bool(name) + f"{area} {number(each[area.lower()])}" for name, each in curves.items())
+    return "; ".join(
+        f"{name} " * bool(name) + f"{area} {number(curve[area.lower()])}" for name, curve in curves.items()
+    )
 
 
 def calibration_section(runs: Runs) -> Section | None:
@@ -83,9 +85,9 @@ def calibration_section(runs: Runs) -> Section | None:
         lines = {line: list(each["calibration"].values())[-1] for line, each in curves.items()}  # the risk that is used
         (line, first), *others = curves.items()
         told = (
-            f"{line} " * bool(others) + f"predicted {number(each['predicted'])}, observed {number(each['observed'])}"
+            f"{line} " * bool(others) + f"predicted {number(group['predicted'])}, observed {number(group['observed'])}"
             for line, groups in lines.items()
-            for each in groups
+            for group in groups
         )
         caption = "Groups of about equally many stays; below, how many stays have each risk" + f", of {line}" * bool(
             others
@@ -97,13 +99,13 @@ def calibration_section(runs: Runs) -> Section | None:
     head = ("mean predicted risk", "observed share", "95 % interval", "positives", "stays")
     for name, title, curves in _panels(runs) if len(runs) == 1 else ():
         (curve,) = curves.values()
-        medians = [number(each) for each in curve["risk"]["medians"]]
+        medians = [number(median) for median in curve["risk"]["medians"]]
         alt = f"Histogram of the predicted risk. Its median is {medians[0]} among stays of label 0 and {medians[1]} "
         drawn = plots.risk_histogram(curve["risk"], threshold)
         heading = f"Predicted risk by label{title}"
         pictures.append(Picture(f"risk_histogram{name}", heading, "", f"{alt}among those of label 1.", drawn))
         kind, groups = list(curve["calibration"].items())[-1]
-        rows = [[*_means(each), interval(each), f"{each['positives']:,}", f"{each['stays']:,}"] for each in groups]
+        rows = [[*_means(group), interval(group), f"{group['positives']:,}", f"{group['stays']:,}"] for group in groups]
         tables.append(Table(f"Calibration by group of stays, {kind}{title}", head, rows))
     return Section("calibration", "Calibration and predicted risk", (), pictures, (), tables) if pictures else None
 
@@ -124,7 +126,9 @@ def numbers_section(runs: Runs) -> Section | None:
     head = ("mean predicted", "mean observed", "10 % observed less than", "10 % observed more than", "stays")
     for column, by_run in list(columns.items())[:MOST_OUTCOMES]:
         groups, title = next(iter(by_run.values())), f"{column}: observed by predicted"
-        rows = [[*_means(each), number(each["low"]), number(each["high"]), f"{each['stays']:,}"] for each in groups]
+        rows = [
+            [*_means(group), number(group["low"]), number(group["high"]), f"{group['stays']:,}"] for group in groups
+        ]
         alt = "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in rows)
         pictures.append(Picture(f"numbers_{as_name(column)}", title, caption, alt, plots.number_groups(by_run)))
         tables += [Table(title, head, rows)] * (len(runs) == 1)
@@ -144,7 +148,7 @@ def decision_section(runs: Runs) -> Section | None:
         useful = [threshold for threshold, own, everyone in rows if own > max(everyone, 0)]
         span = f"between {percent(min(useful))} and {percent(max(useful))}" if useful else "at no threshold"
         alt = f"The net benefit of {line or 'this model'} is above that of acting on every stay and on none {span}."
-        drawn = plots.decision_curve({line: each["net_benefit"] for line, each in curves.items()})
+        drawn = plots.decision_curve({line: curve["net_benefit"] for line, curve in curves.items()})
         pictures.append(Picture(f"decision_curve{name}", f"Decision curve{title}", caption, alt, drawn))
         shown = [
             [percent(t), number(own, 4), number(everyone, 4)] for t, own, everyone in rows if t in THRESHOLDS_LISTED
@@ -167,7 +171,7 @@ def _confusion_tables(runs: Runs, curve: Plain) -> list[Table]:
     caption = f"Calls at {kind} {number(_threshold(runs))} or more, the threshold chosen on the validation split"
     caption += f": {decision['words']}" if decision else ""  # evaluations of earlier versions have none
     metrics = {name: evaluation["figures"].get(name) for name in AT_THRESHOLD} | decision.get("figures", {})
-    shares = [[metric_name(name), stacked(each)] for name, each in metrics.items() if value_of(each) is not None]
+    shares = [[metric_name(name), stacked(metric)] for name, metric in metrics.items() if value_of(metric) is not None]
     tables = [Table(caption, ("", "called positive", "called negative"), rows)]
     tables += [Table("At this threshold", ("metric", "with 95 % interval"), shares)] * bool(shares)
     return tables if abstention is None else [*tables, _abstention_table(abstention)]
@@ -234,8 +238,8 @@ def paired_difference(
     same = np.array_equal(run.stay_id[ours], other.stay_id[theirs]) and np.array_equal(label, other.label[theirs])
     if not same or not 0 < label.sum() < len(label):
         return None
-    found = difference(Scores(label, run.logit[ours], subject=by_stay), Scores(label, other.logit[theirs]))
-    return {name: each.as_plain() for name, each in found.items()}
+    intervals = difference(Scores(label, run.logit[ours], subject=by_stay), Scores(label, other.logit[theirs]))
+    return {name: each.as_plain() for name, each in intervals.items()}
 
 
 def _differences(first: str, compared: Mapping[str, Mapping[str, Metric]], name: str) -> Picture:

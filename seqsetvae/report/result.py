@@ -90,7 +90,7 @@ def result_section(run: Run) -> Section | None:
     )
     every = _all_metrics(evaluation, over)
     members = evaluation.get("members") or {}
-    of_members = {f"{name}, weight {number(each['weight'], 2)}": each for name, each in members.items()}
+    of_members = {f"{name}, weight {number(member['weight'], 2)}": member for name, member in members.items()}
     tables = [_compared_table(evaluation, over, "members of the average", of_members)] if members else []
     if not evaluation.get("baselines"):
         return Section("metrics", "Metrics", [text], tables=[*tables, every])
@@ -112,10 +112,10 @@ def _compared_table(evaluation: Plain, over: str, kind: str, others: Plain) -> T
 
 def _baseline_pictures(evaluation: Plain) -> Iterator[Picture]:
     """Each main metric that is compared, of this model and of the baselines that look at the stay, and chance."""
-    rivals = {name: each for name, each in evaluation["baselines"].items() if not is_constant(name)}
+    rivals = {name: baseline for name, baseline in evaluation["baselines"].items() if not is_constant(name)}
     for name in main_metrics(evaluation) if rivals else ():
         own = [plots.Row(MODEL, evaluation["figures"][name])]
-        others = [(model_name(model), each["figures"].get(name)) for model, each in rivals.items()]
+        others = [(model_name(model), rival["figures"].get(name)) for model, rival in rivals.items()]
         rows = own + [plots.Row(m, each, colour=VERMILLION, marker="s") for m, each in others if each is not None]
         rows = [row for row in rows if value_of(row.metric) is not None]
         if name != "brier" and own[0] in rows:
@@ -184,20 +184,22 @@ def subgroup_section(run: Run) -> Section | None:
     text = [
         "Intervals are not adjusted for the number of subgroups: among 20, one is expected to exclude the truth."
     ] * bool(groups)
-    text += [f"{hidden_words(each)}." for each in columns if each["hidden"]]
+    text += [f"{hidden_words(column)}." for column in columns if column["hidden"]]
     if not groups:
         return Section("subgroups", "Subgroups", text)
     names = main_metrics(evaluation)
-    labels = [f"{each['column']}: {each['group']}" for each in groups]
+    labels = [f"{group['column']}: {group['group']}" for group in groups]
     table = _groups_table("Subgroups", "subgroup", labels, groups, names)
     every = [
-        [label, *(number(value_of(each["figures"].get(name))) for name in evaluation["figures"])]
-        for label, each in zip(labels, groups, strict=True)
+        [label, *(number(value_of(group["figures"].get(name))) for name in evaluation["figures"])]
+        for label, group in zip(labels, groups, strict=True)
     ]
     folded = Table("All metrics by subgroup", ("subgroup", *map(metric_name, evaluation["figures"])), every)
     pictures = [_groups_picture(evaluation, groups, name) for name in (names[0], *GROUP_PICTURES)]
     tables = [table, *_difference_tables(groups, columns)]
-    return Section("subgroups", "Subgroups", text, [each for each in pictures if each is not None], tables, [folded])
+    return Section(
+        "subgroups", "Subgroups", text, [picture for picture in pictures if picture is not None], tables, [folded]
+    )
 
 
 def _groups_picture(evaluation: Plain, groups: list[Plain], name: str) -> Picture | None:
@@ -205,13 +207,13 @@ def _groups_picture(evaluation: Plain, groups: list[Plain], name: str) -> Pictur
     metric = metric_name(name)
     rows = [
         plots.Row(
-            f"{each['column']}: {each['group']}",
-            each["figures"][name],
-            _count(each),
-            hollow=each.get("positives", FEW) < FEW,
+            f"{group['column']}: {group['group']}",
+            group["figures"][name],
+            _count(group),
+            hollow=group.get("positives", FEW) < FEW,
         )
-        for each in groups
-        if value_of(each["figures"].get(name)) is not None
+        for group in groups
+        if value_of(group["figures"].get(name)) is not None
     ]
     if not rows:
         return None
@@ -228,8 +230,8 @@ def _groups_picture(evaluation: Plain, groups: list[Plain], name: str) -> Pictur
 
 def _difference_tables(groups: list[Plain], columns: list[Plain]) -> list[Table]:
     """Each group minus the largest of its column, and the tests of whether the groups of a column differ."""
-    largest = {each["column"]: each.get("reference") for each in columns}
-    compared = [each for each in groups if each.get("difference")]
+    largest = {column["column"]: column.get("reference") for column in columns}
+    compared = [group for group in groups if group.get("difference")]
     metrics = list(dict.fromkeys(name for each in compared for name in each["difference"]))
     rows = [
         [
@@ -238,9 +240,11 @@ def _difference_tables(groups: list[Plain], columns: list[Plain]) -> list[Table]
         ]
         for each in compared
     ]
-    tests = list(dict.fromkeys(name for each in columns for name in each["tests"]))
+    tests = list(dict.fromkeys(name for column in columns for name in column["tests"]))
     results = [
-        [each["column"], *(_p_values(each["tests"].get(name)) for name in tests)] for each in columns if each["tests"]
+        [column["column"], *(_p_values(column["tests"].get(name)) for name in tests)]
+        for column in columns
+        if column["tests"]
     ]
     caption = "Whether the groups of a column differ: p, and p after Holm's correction for all these tests"
     return [
@@ -263,7 +267,9 @@ def landmark_section(run: Run) -> Section | None:
         return None
     names = main_metrics(evaluation)
     first = metric_name(names[0])
-    alt = "; ".join(f"{each['hours']:g} h: {first} {with_interval(each['figures'].get(names[0]))}" for each in groups)
+    alt = "; ".join(
+        f"{group['hours']:g} h: {first} {with_interval(group['figures'].get(names[0]))}" for group in groups
+    )
     picture = Picture(
         "landmarks",
         "Metrics by hours of data",
@@ -271,7 +277,7 @@ def landmark_section(run: Run) -> Section | None:
         f"Metrics with the first hours of each stay: {alt}.",
         plots.landmarks(groups, [name for name in names if name != "brier"]),
     )
-    table = _groups_table("Landmarks", "hours of data", [f"{each['hours']:g}" for each in groups], groups, names)
+    table = _groups_table("Landmarks", "hours of data", [f"{group['hours']:g}" for group in groups], groups, names)
     return Section("landmarks", "Early predictions", pictures=[picture], tables=[table])
 
 
@@ -281,9 +287,9 @@ def _count(group: Plain) -> str:
 
 def _groups_table(caption: str, heading: str, names: list[str], groups: list[Plain], main: list[str]) -> Table:
     rows = []
-    for name, each in zip(names, groups, strict=True):
-        first, *others = (stacked(each["figures"].get(one)) for one in main)
-        rows.append([name, first, _count(each), *others])
+    for name, group in zip(names, groups, strict=True):
+        first, *others = (stacked(group["figures"].get(one)) for one in main)
+        rows.append([name, first, _count(group), *others])
     return Table(caption, (heading, metric_name(main[0]), _heading(groups), *map(metric_name, main[1:])), rows)
 
 

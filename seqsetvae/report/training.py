@@ -149,7 +149,7 @@ def configuration_section(run: Run) -> Section:
         tables.append(_plain_table("Weights of the checkpoint", counts))
     tables += [_plain_table("How values are read", run.config.get("values"), widest=200)]
     tables += [_plain_table("Versions", run.config.get("versions"))]
-    return Section("configuration", "Configuration", folded=[each for each in tables if each.rows])
+    return Section("configuration", "Configuration", folded=[table for table in tables if table.rows])
 
 
 def _plain_table(caption: str, content: Any, widest: int = 500) -> Table:

@@ -31,8 +31,8 @@ Answer = Callable[[Run], str]
 
 
 def _source(run: Run) -> str:
-    found = _imported(run, "found")
-    return f"Source: {run.cohort.manifest.get('source', 'not recorded')}. {found}" if run.cohort else ""
+    text = _imported(run, "found")
+    return f"Source: {run.cohort.manifest.get('source', 'not recorded')}. {text}" if run.cohort else ""
 
 
 def _imported(run: Run, key: str) -> str:
@@ -147,7 +147,7 @@ def _flow(run: Run) -> str:
 def _events(run: Run) -> str:
     rows = {} if run.cohort is None else run.cohort.manifest["splits"]
     return "; ".join(
-        f"{name}: {each['labelled']:,} stays, {each['positives']:,} with the outcome" for name, each in rows.items()
+        f"{name}: {row['labelled']:,} stays, {row['positives']:,} with the outcome" for name, row in rows.items()
     )
 
 
@@ -161,7 +161,9 @@ def _specification(run: Run) -> str:
 def _performance(run: Run) -> str:
     if run.evaluation is None:
         return ""
-    values = "; ".join(f"{metric_name(name)} {with_interval(each)}" for name, each in run.evaluation["figures"].items())
+    values = "; ".join(
+        f"{metric_name(name)} {with_interval(metric)}" for name, metric in run.evaluation["figures"].items()
+    )
     return f"Split {run.evaluation['split']}: {values}. {run.evaluation.get('verdict', '')}"
 
 
@@ -295,7 +297,7 @@ def write_tripod(run: Run) -> Path:
     content = {
         "items": checklist(run),
         "flow": picture,
-        "tables": [each for each in tables if each is not None],
+        "tables": [table for table in tables if table is not None],
         "name": run.folder.name,
     }
     write_html(run.folder / TRIPOD, "tripod.html", [run], content)

@@ -116,9 +116,9 @@ def _kept(fold: Fold, group: type, name: str, compute: Callable[[], Done]) -> Co
 def _in_order_of(columns: Columns, others: Columns) -> Columns:
     """Rows of others in the order of the stays in columns."""
     order = others["stay_id"].argsort()[columns["stay_id"].argsort().argsort()]
-    found = {name: values[order] for name, values in others.items()}
-    assert (found["stay_id"] == columns["stay_id"]).all(), "both have predictions for every held-out stay"
-    return found
+    ordered = {name: values[order] for name, values in others.items()}
+    assert (ordered["stay_id"] == columns["stay_id"]).all(), "both have predictions for every held-out stay"
+    return ordered
 
 
 def _by_seed(runs: list[Columns], combination: str, architecture: str) -> Columns:

@@ -103,7 +103,7 @@ def run(settings: Settings) -> dict[str, Any]:
         content["explanation"] = _explanation(settings, first, evaluated[0])
     print(f"\n{result_text(content)}")
     content |= external_results(elsewhere, settings) if elsewhere else {}
-    for each in (Finding(**each) for each in content["findings"]):
+    for each in (Finding(**finding) for finding in content["findings"]):
         if each.level == WARNING:
             print(f"⚠️  {each.line()}")
     whole = replace(every[0], calibration=evaluated[0].calibration)
@@ -157,9 +157,9 @@ def _baselines(names: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     missing = without_library()
     trained = [name for name in task.baselines(spec) if name not in missing]
     print(f"Baselines: {' and '.join(trained)} on summaries of each variable (--baselines none omits them)")
-    ids, found = baseline_outputs(spec, scorer.loaders, evaluated.split, trained)
+    ids, by_baseline = baseline_outputs(spec, scorer.loaders, evaluated.split, trained)
     rows = np.searchsorted(ids, evaluated.stay_id)
-    outputs |= {name: output[rows] for name, output in found.items()}
+    outputs |= {name: output[rows] for name, output in by_baseline.items()}
     notes = [f"No {name} among the baselines: {reason}" for name, reason in missing.items()]
     if evaluated.split == "valid":
         notes.append(
@@ -175,9 +175,9 @@ def _evaluated(scorer: Scorer, predictions: Predictions, asked: DecisionSettings
     """
     labelled = predictions.labelled()
     labelled = labelled.rows(labelled.stay_id.argsort())
-    found = labelled.rows(~np.isin(labelled.stay_id, list(scorer.without_known_variable(predictions.split))))
-    calibration = calibration_of(scorer, found, asked, named)
-    return replace(found.rows(~calibrated_on(calibration, scorer, found)), calibration=calibration)
+    known = labelled.rows(~np.isin(labelled.stay_id, list(scorer.without_known_variable(predictions.split))))
+    calibration = calibration_of(scorer, known, asked, named)
+    return replace(known.rows(~calibrated_on(calibration, scorer, known)), calibration=calibration)
 
 
 def _for_stays(predictions: Predictions, evaluated: Predictions) -> Predictions:

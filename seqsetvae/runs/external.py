@@ -278,9 +278,9 @@ def require_fitted(cohorts: Sequence[ExternalCohort], settings: Settings) -> Non
 def external_results(cohorts: Sequence[ExternalCohort], settings: Settings) -> dict[str, Any]:
     """`external` and `external_pooled` (of three or more) of evaluation.json; prints them, and saves what was asked."""
     asked, entries = settings.external, []
-    for each in cohorts:
+    for cohort in cohorts:
         name = asked.save_calibration or UNNAMED
-        entry, fitted = external(each, fraction=asked.recalibrate_fraction, name=name, seed=settings.run.seed)
+        entry, fitted = external(cohort, fraction=asked.recalibrate_fraction, name=name, seed=settings.run.seed)
         print(f"\n{external_text(entry)}")
         for finding in (Finding(**finding) for finding in entry["findings"]):
             print(f"{'⚠️  ' if finding.level == WARNING else '  '}{finding.line()}")

@@ -246,9 +246,9 @@ def source_of(settings: Settings) -> dict[str, Any]:
     """Where the backbone comes from: arguments of `open_run`."""
 
     def load(width: int) -> Loaded:
-        found = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
-        check_layers(settings.tuning, found.model)
-        return found
+        loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
+        check_layers(settings.tuning, loaded.model)
+        return loaded
 
     def new(cohort: Cohort) -> tuple[ValueTransform, Any]:
         return new_transform(settings.architecture, settings.values, cohort), untrained(settings, cohort)

@@ -37,12 +37,12 @@ def out_of_fold(settings: Settings, cohort: Cohort) -> list[OutOfFold]:
     """Parts of the training stays and what a network that has not seen them predicts; none if the stays are too few."""
     train, has_classes = cohort.split("train"), spec_of(cohort).outputs is None
     share = min(1.0, MOST_STAYS / max(1, int((train.label >= 0).sum())))
-    found = []
+    out = []
     try:
         parts = replace(cohort, splits={"train": train}), FOLDS, settings.run.seed, share
         for fold in folds(*parts, has_classes=has_classes):
             with _isolated():
-                found.append(_part(settings, with_targets_of(fold, cohort)))
+                out.append(_part(settings, with_targets_of(fold, cohort)))
     except CannotWriteError:  # a full disk must not decide how a model is averaged
         raise
     except InputError as error:
@@ -50,7 +50,7 @@ def out_of_fold(settings: Settings, cohort: Cohort) -> list[OutOfFold]:
         return []
     except (KeyboardInterrupt, Terminated) as stop:
         raise type(stop)("stopped before the training began; the same command begins again") from None
-    return found
+    return out
 
 
 def _part(settings: Settings, fold: Cohort) -> OutOfFold:

@@ -127,7 +127,10 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str], calibration: Calibrati
     )
     outputs = {split: scorer.predict_every_set(split) for split in splits}
     return pa.concat_tables(
-        [every_set_table(scorer.cohort.split(name), each, scorer.spec, calibration) for name, each in outputs.items()]
+        [
+            every_set_table(scorer.cohort.split(name), output, scorer.spec, calibration)
+            for name, output in outputs.items()
+        ]
     )
 
 
@@ -136,10 +139,11 @@ def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int]) 
     explanations = [next(explained(scorer, split, np.array([at]))) for split, at in scorer.positions(stays, splits)]
     print("Contributions to the score of each stay, and a base; they add up to the score but for the gap:")
     print(f"  {'stay':>12}{'score':>10}{'base':>10}{'gap':>10}   strongest")
-    for each in explanations:
-        strongest = "; ".join(map(str, each.strongest(3)))
-        print(f"  {each.stay_id:>12}{each.score:>10.3f}{each.base:>10.3f}{each.gap:>10.4f}   {strongest}")
-    return pa.concat_tables([explanation_table(each) for each in explanations])
+    for explanation in explanations:
+        strongest = "; ".join(map(str, explanation.strongest(3)))
+        numbers = f"{explanation.score:>10.3f}{explanation.base:>10.3f}{explanation.gap:>10.4f}"
+        print(f"  {explanation.stay_id:>12}{numbers}   {strongest}")
+    return pa.concat_tables([explanation_table(explanation) for explanation in explanations])
 
 
 def reasons_of(scorer: Scorer, splits: Sequence[str], number: int) -> dict[int, list[str]]:

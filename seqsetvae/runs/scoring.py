@@ -70,8 +70,8 @@ class Scorer(Opened):
         The batches are the same whether stays have labels or not, and so are the outputs, to the last bit.
         """
         loader = self.loaders.loader(split, **own_share())
-        found = predict(self.spec, self.model, self.variables, loader, split, self.precision.context())
-        return predictions_of(self.spec, self.cohort, split, *found)
+        outputs = predict(self.spec, self.model, self.variables, loader, split, self.precision.context())
+        return predictions_of(self.spec, self.cohort, split, *outputs)
 
     def predict_members(self, split: str) -> dict[str, Predictions]:
         """Predictions of each member of an average alone, by its name; none of a model that is no average."""

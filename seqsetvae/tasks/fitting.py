@@ -190,10 +190,10 @@ def fit_each_target(
         place = np.cumsum(known) - 1
         inside = [tuple(place[side[known[side]]] for side in part) for part in parts]
         usable = [(grown_on, held_out) for grown_on, held_out in inside if len(grown_on) and len(held_out)]
-        models, found = fit(table if known.all() else table[known], target[known], usable)
+        models, out_of_fold = fit(table if known.all() else table[known], target[known], usable)
         fitted += models
-        outputs.append(np.full((len(target), found.shape[1]), np.nan))
-        outputs[-1][known] = found
+        outputs.append(np.full((len(target), out_of_fold.shape[1]), np.nan))
+        outputs[-1][known] = out_of_fold
     return fitted, np.concatenate(outputs, axis=1)
 
 

@@ -30,8 +30,8 @@ ROUNDING = 1e-9  # relative difference of two statistics that are the same
 
 def auroc_p(label: Ints, logit: Floats, group: Ints) -> float | None:
     """Welch's test; groups [n] are from 0 to K - 1. Degrees of freedom are those of the smaller class of each group."""
-    found = np.array([_auroc(label[group == each], logit[group == each]) for each in range(group.max() + 1)])
-    (value, variance, fewer), k = found.T, len(found)
+    areas = np.array([_auroc(label[group == each], logit[group == each]) for each in range(group.max() + 1)])
+    (value, variance, fewer), k = areas.T, len(areas)
     if not ((value > 0) & (value < 1) & (variance > 0)).all():
         return None
     log_odds, weight = np.log(value / (1 - value)), (value * (1 - value)) ** 2 / variance

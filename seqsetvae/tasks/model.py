@@ -88,7 +88,7 @@ def mean_ranking(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.
             auc.append(binary_auroc(score, truth, validate_args=False))
             auprc.append(binary_average_precision(score, truth, validate_args=False))
     undefined = torch.full((1,), torch.nan, device=output.device)
-    return {name: torch.stack(found or [undefined[0]]).mean() for name, found in (("auc", auc), ("auprc", auprc))}
+    return {name: torch.stack(values or [undefined[0]]).mean() for name, values in (("auc", auc), ("auprc", auprc))}
 
 
 def ranking_score(logit: torch.Tensor) -> torch.Tensor:

@@ -234,5 +234,5 @@ def fit_calibration(output: Floats, target: Floats) -> dict[str, Any]:
     def log_loss(log_temperature: float) -> float:
         return -float(log_softmax(output / np.exp(log_temperature), axis=1)[rows, place].mean())
 
-    found = minimize_scalar(log_loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
-    return {"temperature": float(np.exp(found.x))}
+    minimum = minimize_scalar(log_loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
+    return {"temperature": float(np.exp(minimum.x))}

@@ -101,7 +101,7 @@ class Joined:
         else:
             decisions = list(map(_decisions, self.cohorts))
             for name in dict.fromkeys(chain.from_iterable(decisions)):
-                _require_one(name, self.cohorts, [each.get(name) for each in decisions])
+                _require_one(name, self.cohorts, [decision.get(name) for decision in decisions])
             _refuse_splits_of_all(self.cohorts[0])
             _require_whole_subjects(self.cohorts)
             self.description = f"{len(folders)} cohorts, the first of {self.cohorts[0].manifest['source']}"
@@ -136,7 +136,7 @@ class Joined:
         tables = [table for table in map(read_samples, self.cohorts) if table is not None]
         if len(tables) < len(self.cohorts):
             return None
-        notes = [f"{each.path.name}: {note}" for each in self.cohorts for note in each.manifest[IMPORT]["notes"]]
+        notes = [f"{cohort.path.name}: {note}" for cohort in self.cohorts for note in cohort.manifest[IMPORT]["notes"]]
         samples = pa.concat_tables(tables).sort_by("stay_id")
         return Imported(notes, record=_decisions(self.cohorts[0]), samples=samples)
 

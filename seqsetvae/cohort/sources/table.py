@@ -314,8 +314,8 @@ class _Facts:
 
     def notes(self) -> list[str]:
         """Facts that are filled in later, in words."""
-        found = self._of_ids.later.items()
-        later = ", ".join(f"{name!r} ({counted(len(of.id), 'stay')})" for name, of in found if len(of.id))
+        columns = self._of_ids.later.items()
+        later = ", ".join(f"{name!r} ({counted(len(of.id), 'stay')})" for name, of in columns if len(of.id))
         what = "facts whose first value is on a later row of the stay, known from the time of that row"
         return [f"{what}: {later}"] if later else []
 

@@ -33,9 +33,9 @@ def is_text(kind: pa.DataType) -> bool:
 def first_fault(column: pa.Array) -> tuple[int, str] | None:
     """(position, what is wrong) of the first text that is no id, time, variable, level or label; None: all are."""
     if pa.types.is_dictionary(column.type):
-        found = first_fault(column.dictionary)
-        rows = np.flatnonzero(positions(column) == found[0]) if found else np.zeros(0, np.int64)
-        return (int(rows[0]), found[1]) if found and len(rows) else None
+        fault = first_fault(column.dictionary)
+        rows = np.flatnonzero(positions(column) == fault[0]) if fault else np.zeros(0, np.int64)
+        return (int(rows[0]), fault[1]) if fault and len(rows) else None
     if not is_text(column.type) or not len(column):
         return None
     data = (column.buffers()[2] or pa.py_buffer(b"")).to_pybytes()  # of the whole part: a quick look at all cells
@@ -130,8 +130,8 @@ def id_numbers(ids: pa.Array) -> NDArray[np.int64] | None:
     number = cast_cells(pc.replace_substring_regex(digits, _WHOLE_ID, r"\1\2"), pa.int64())
     known = np.flatnonzero(number.is_valid())
     order = known[np.argsort(number.take(pa.array(known)).to_numpy(), kind="stable")]
-    found = number.take(pa.array(order)).to_numpy()
-    again = np.flatnonzero(found[1:] == found[:-1])
+    ascending = number.take(pa.array(order)).to_numpy()
+    again = np.flatnonzero(ascending[1:] == ascending[:-1])
     if len(again):
         one, other = (ids[int(row)].as_py() for row in sorted(order[again[0] : again[0] + 2]))
         raise InputError(

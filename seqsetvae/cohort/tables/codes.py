@@ -335,5 +335,5 @@ def _names(variable: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
 
 
 def _counts(names: list[str], local: NDArray[np.int32]) -> Counter[str]:
-    found, count = np.unique(local, return_counts=True)
-    return Counter({names[at]: int(n) for at, n in zip(found, count, strict=True) if at >= 0})
+    codes, count = np.unique(local, return_counts=True)
+    return Counter({names[at]: int(n) for at, n in zip(codes, count, strict=True) if at >= 0})

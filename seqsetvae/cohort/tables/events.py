@@ -125,8 +125,8 @@ class Events:
 
         BAD_TIME without one. `ids` and `time`, all [N], are those of the samples; times are timestamps.
         """
-        found = self.occurrences(codes)
-        self.database.name("marks", pa.table({"place": found.id, "time": found.time}))
+        marks = self.occurrences(codes)
+        self.database.name("marks", pa.table({"place": marks.id, "time": marks.time}))
         self.database.name("samples", pa.table({"n": np.arange(len(ids)), "place": ids, "time": time}))
         times = self.database.query(
             "SELECT marks.time FROM samples ASOF LEFT JOIN marks ON samples.place = marks.place "

@@ -284,8 +284,8 @@ def find_labels(
     if arguments.label_event:
         if rows is None or rows.time is None:
             raise InputError(f"--label_event: {arguments.labels} has no column of prediction times.")
-        found = occurrences(arguments.label_event, events)
-        rows = event_labels(rows, arguments.label_event, arguments.horizon, found)
+        occurred = occurrences(arguments.label_event, events)
+        rows = event_labels(rows, arguments.label_event, arguments.horizon, occurred)
     elif arguments.label_column:
         of_rows = arguments.label_column, arguments.label_of
         labels = row_labels(files, *of_rows, events, arguments.label_positive)

@@ -181,8 +181,8 @@ def read_parts(
             if batch.num_rows:
                 part = Part(file, first_row, dict(zip(physical, batch.columns, strict=True)))
                 for name in [name for name in part.columns if name not in free]:
-                    if found := first_fault(part.columns[name]):
-                        raise InputError(f"{part.place(found[0])}, column {name}: the cell {found[1]}")
+                    if fault := first_fault(part.columns[name]):
+                        raise InputError(f"{part.place(fault[0])}, column {name}: the cell {fault[1]}")
                 cells = {name: _decoded(part, name) for name in physical}
                 yield Part(file, first_row, derive.columns(cells, wanted, batch.num_rows))
             first_row += batch.num_rows

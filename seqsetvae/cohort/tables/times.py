@@ -43,8 +43,8 @@ class Zone:
         offset = np.array([self._offset(day) for day in days.tolist()], dtype=np.int64)[place]
         single, where = np.unique(local[offset == _CHANGES], return_inverse=True)
         folds = (0, 1) if earliest else (0,)
-        found = [max(self._offset_at(time, fold) for fold in folds) for time in single.tolist()]
-        offset[offset == _CHANGES] = np.array(found, dtype=np.int64)[where]
+        offsets = [max(self._offset_at(time, fold) for fold in folds) for time in single.tolist()]
+        offset[offset == _CHANGES] = np.array(offsets, dtype=np.int64)[where]
         return local - offset
 
     def _offset(self, day: int) -> int:

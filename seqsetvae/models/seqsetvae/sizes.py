@@ -88,15 +88,15 @@ def n_weights(sizes: dict[str, Any]) -> int:
 def problems(sizes: dict[str, Any]) -> list[str]:
     """What is wrong with the sizes of a new model together; each line begins with the name of a setting."""
     width = sizes["latent_dim"]
-    found = [
+    lines = [
         f"{name}: received {sizes[name]}; allowed: a divisor of latent_dim ({width})"
         for name in ("heads", "transformer_heads")
         if width % sizes[name]
     ]
     if n_weights(sizes) > MOST_WEIGHTS:
-        found.append(
+        lines.append(
             f"latent_dim: received {width}; with levels {sizes['levels']}, transformer_layers "
             f"{sizes['transformer_layers']} and ff_dim {sizes['ff_dim']} the model has about {n_weights(sizes):,} "
             f"weights; allowed: at most {MOST_WEIGHTS:,}"
         )
-    return found
+    return lines

@@ -115,13 +115,13 @@ class Backbone(BackboneBase):
         self.shrinkage = shrinkage_for(n_stays)
         if not self.shrinkage:
             return
-        found = self._relevance(list(batches), variables)
-        for weight, of_each in zip((self.weight, self.combination_weight), found, strict=True):
+        relevances = self._relevance(list(batches), variables)
+        for weight, of_each in zip((self.weight, self.combination_weight), relevances, strict=True):
             groups = weight.detach().view(of_each.numel(), -1)
             groups.mul_((SMALL + LARGE * of_each.square()).reshape(-1, 1).to(groups))
         dropout = self.sizes.summary_dropout
         self.kept, self.combinations_kept = (
-            1 - dropout * (1 - of_each / DECIDES).clamp_min(0)[..., None] for of_each in found
+            1 - dropout * (1 - of_each / DECIDES).clamp_min(0)[..., None] for of_each in relevances
         )
 
     def _relevance(self, batches: list[Batch], variables: torch.Tensor) -> Relevance:

@@ -114,9 +114,9 @@ class Inputs:
 
     def table_contributions(self, contributions: np.ndarray) -> np.ndarray:
         """Contributions of the columns of the table, as those of the inputs: [N, c] → [N, I]."""
-        found = np.zeros((len(self.names), len(contributions)))
-        np.add.at(found, self.of_column, contributions.T)
-        return found.T
+        totals = np.zeros((len(self.names), len(contributions)))
+        np.add.at(totals, self.of_column, contributions.T)
+        return totals.T
 
     def _dense(self, stay: torch.Tensor, variable: torch.Tensor, of_pairs: torch.Tensor, n_stays: int) -> torch.Tensor:
         """Numbers of the pairs [P, F, ...] as those of the stays, NaN where there is no pair: [N, V, F, ...]."""

@@ -100,8 +100,8 @@ class Summarizer:
         dense = pairs.values.new_full((n_stays, len(NAMES), len(SUMMARIES)), torch.nan)
         for place, row in enumerate(self.named):
             if row >= 0:
-                found = pairs.variable == row
-                dense[pairs.stay[found], place] = in_units(pairs.values[found], self.mean[row], self.std[row])
+                own = pairs.variable == row
+                dense[pairs.stay[own], place] = in_units(pairs.values[own], self.mean[row], self.std[row])
         return dense
 
     def _counts(self, pairs: Pairs, n_stays: int) -> torch.Tensor:

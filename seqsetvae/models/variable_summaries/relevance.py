@@ -38,8 +38,8 @@ def relevance(
     of_summaries = torch.stack([explained(*row, n_stays, n_positive) for row in rows])
     entropy = float(_entropy(label.mean()))
     chance = math.log(n_stays * n_inputs) / n_stays  # as many thresholds are tried (Bonferroni)
-    found = of_summaries, explained(combinations, label, n_stays, n_positive)
-    return tuple(((each - chance) / entropy).clamp_min(0).float() for each in found)  # type: ignore[return-value]
+    information = of_summaries, explained(combinations, label, n_stays, n_positive)
+    return tuple(((each - chance) / entropy).clamp_min(0).float() for each in information)  # type: ignore[return-value]
 
 
 def explained(values: torch.Tensor, label: torch.Tensor, n_stays: int, n_positive: float) -> torch.Tensor:

@@ -135,8 +135,8 @@ class Window:
     def _at(self, how: str) -> torch.Tensor:
         """Value of the first (amin) or last (amax) event of the window."""
         position = torch.arange(len(self.events.value), device=self.inside.device).double()
-        found = self._extreme(position, how).clamp(0, max(len(position) - 1, 0))
-        return self.events.value[found.long()]
+        place = self._extreme(position, how).clamp(0, max(len(position) - 1, 0))
+        return self.events.value[place.long()]
 
     @cached_property
     def count(self) -> torch.Tensor:

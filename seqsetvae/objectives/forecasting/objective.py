@@ -82,8 +82,8 @@ class Forecasting(_Forecasting):
         target: Forecast = batch.prepared
         pooled = model.pooled(replace(batch, prepared=target.before), variables, "mean")
         with torch.autocast(pooled.device.type, enabled=False):
-            found = self.head(at_least_float32(pooled)).view(-1, self.n_variables, PERIODS, 2)
-        return found[..., 0], found[..., 1], target
+            outputs = self.head(at_least_float32(pooled)).view(-1, self.n_variables, PERIODS, 2)
+        return outputs[..., 0], outputs[..., 1], target
 
 
 class StateForecasting(_Forecasting):
@@ -110,8 +110,8 @@ class StateForecasting(_Forecasting):
         with torch.autocast(states.device.type, enabled=False):
             states = at_least_float32(states)
             weight = self.of_variable(of_one_length(variables, 1.0)).view(len(variables) * PERIODS * 2, -1)
-            found = F.linear(states, weight[:, 1:], weight[:, 0]).view(len(states), -1, PERIODS, 2)
-        return found[..., 0], found[..., 1], target
+            outputs = F.linear(states, weight[:, 1:], weight[:, 0]).view(len(states), -1, PERIODS, 2)
+        return outputs[..., 0], outputs[..., 1], target
 
 
 def scale_of(model: Backbone) -> Scale:

@@ -117,7 +117,7 @@ def _collapse_advice(settings: Settings, latent_dim: int, active: float, step: i
 def huge_values(cohort: Cohort) -> dict[str, float]:
     """Variables with a training value beyond HUGE_Z standard deviations and their largest, largest first."""
     sums, variables = cohort.sums("train"), np.arange(len(cohort.vocabulary), dtype=np.int32)
-    found = np.where(sums.count > 0, np.stack([sums.low, sums.high]), cohort.variables.shift)
-    largest = np.abs([cohort.variables.z_scores(variables, values) for values in found]).max(axis=0)
+    extremes = np.where(sums.count > 0, np.stack([sums.low, sums.high]), cohort.variables.shift)
+    largest = np.abs([cohort.variables.z_scores(variables, values) for values in extremes]).max(axis=0)
     order = np.argsort(-largest, kind="stable")[: np.count_nonzero(largest >= HUGE_Z)]
     return {cohort.vocabulary[variable]: float(largest[variable]) for variable in order}
