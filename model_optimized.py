@@ -18,7 +18,7 @@ from seqsetvae.cohort.variables import Variables
 from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
 from seqsetvae.models.head import build_head, recorded_settings
 from seqsetvae.models.members import Members
-from seqsetvae.models.seqsetvae.sizes import RUNNING_FACTOR
+from seqsetvae.models.seqsetvae.sizes import RUNNING_TIMES_PRETRAIN_LR
 from seqsetvae.ops.lora import adapters, merged_state, with_adapters
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.settings.tuning import TuningSettings
@@ -263,13 +263,13 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; the weights that the loss never reaches have no gradient and are in no group.
 
-        Running statistics, whose map starts at zero, learn RUNNING_FACTOR times as fast.
+        Running statistics, whose map starts at zero, learn RUNNING_TIMES_PRETRAIN_LR times as fast.
         """
         running = getattr(self.model, "running", None)
         of_running = [] if running is None else list(running.parameters())
         groups = parameter_groups("model", self.model, self.lr, self.weight_decay, of_running)
         if running is not None:
-            groups += parameter_groups(RUNNING, running, RUNNING_FACTOR * self.lr, self.weight_decay)
+            groups += parameter_groups(RUNNING, running, RUNNING_TIMES_PRETRAIN_LR * self.lr, self.weight_decay)
         return adamw(groups + parameter_groups("objective", self.objective, self.lr, self.weight_decay))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

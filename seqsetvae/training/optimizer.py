@@ -17,7 +17,7 @@ from torch import nn
 
 from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
 from seqsetvae.models.seqsetvae.running_statistics import RunningStatistics
-from seqsetvae.models.seqsetvae.sizes import RUNNING_LR
+from seqsetvae.models.seqsetvae.sizes import RUNNING_LR, RUNNING_TIMES_LR
 from seqsetvae.models.variable_summaries import RECIPE
 from seqsetvae.ops.lora import add_lora, merge_lora
 from seqsetvae.settings.groups import FinetuningRates
@@ -140,7 +140,7 @@ def rates_of_parts(backbone: Any, tuning: TuningSettings, rates: FinetuningRates
     """The learning rate of each part of a backbone that has one of its own, by name."""
     beside = {SUMMARIES: RECIPE["lr"]} if isinstance(backbone, BesideSummaries) else {}
     if (running := _running(backbone, tuning)) is not None:
-        beside[RUNNING] = rates.lr if running.is_pretrained else RUNNING_LR
+        beside[RUNNING] = RUNNING_TIMES_LR * rates.lr if running.is_pretrained else RUNNING_LR
     if tuning.tuning == "layer_decay":
         names = reversed(list(layers_of(backbone)))
         falling = accumulate(repeat(tuning.layer_lr_factor), mul, initial=rates.lr)

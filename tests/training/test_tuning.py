@@ -10,7 +10,7 @@ from model_optimized import SeqSetVAEPretrainer
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import ARCHITECTURES
-from seqsetvae.models.seqsetvae.sizes import RUNNING_FACTOR, RUNNING_LR
+from seqsetvae.models.seqsetvae.sizes import RUNNING_LR, RUNNING_TIMES_LR, RUNNING_TIMES_PRETRAIN_LR
 from seqsetvae.objectives import forecasting
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
@@ -96,7 +96,7 @@ def test_running_statistics_train_at_a_rate_of_their_own_until_they_are_trained(
     torch.nn.init.constant_(module.backbone.running.of_variable.weight, float(is_trained))
     note_pretrained(module.backbone)
     torch.nn.init.ones_(module.backbone.running.of_variable.weight)  # as where a run is resumed
-    rate = module.learning_rates.lr if is_trained else RUNNING_LR
+    rate = RUNNING_TIMES_LR * module.learning_rates.lr if is_trained else RUNNING_LR
     assert [group["part"] for group in module.configure_optimizers().param_groups] == ["head", "head"]  # frozen
     module.unfreeze_backbone()
     groups = module.configure_optimizers().param_groups
@@ -115,7 +115,7 @@ def test_running_statistics_learn_faster_in_pretraining():
     placed = [id(value) for group in groups for value in group["params"]]
     assert sorted(placed) == sorted(map(id, module.parameters()))
     rates = {group["part"]: group["lr"] for group in groups}
-    assert rates == {"model": 1e-3, "running_statistics": RUNNING_FACTOR * 1e-3, "objective": 1e-3}
+    assert rates == {"model": 1e-3, "running_statistics": RUNNING_TIMES_PRETRAIN_LR * 1e-3, "objective": 1e-3}
 
 
 def test_without_decay_all_layers_train_as_in_two_stages(compiled, tmp_path):

@@ -56,10 +56,12 @@ _SMALL: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"full": {}, "small": _SMALL, "light": _SMALL | {"levels": 0}}
 
 
-# With running_statistics: their learning rate in fine-tuning if they begin at zero (pretrained, it is the backbone's),
-# and the settings of fine-tuning that were best with them (docs/experiments.md), where the user sets no others.
+# The learning rates of running statistics: in fine-tuning if their map begins at zero, as multiple of `lr` if it is
+# pretrained, and of `pretrain_lr` in pretraining. With them, the settings of fine-tuning where the user sets no others
+# (docs/experiments.md).
 RUNNING_LR = 3e-3
-RUNNING_FACTOR = 10  # of pretrain_lr, theirs in pretraining
+RUNNING_TIMES_LR = 5
+RUNNING_TIMES_PRETRAIN_LR = 10
 RECIPES: dict[str, dict[str, Any]] = {
     "running_statistics": {
         "cls_head_lr": 1e-3,
