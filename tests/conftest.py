@@ -92,6 +92,12 @@ def finished(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPa
     return run_of(root), said
 
 
+@pytest.fixture
+def run(finished: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the finished run, which a test may change."""
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     """Every test starts from the same seed, alone or in company."""

@@ -131,9 +131,7 @@ def test_a_checkpoint_without_its_run_needs_data_dir(finished, tmp_path):
         (b"\xff", "config.json: damaged, it is not JSON"),
     ],
 )
-def test_a_config_json_that_cannot_be_used_is_one_error(finished, tmp_path, text, message):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_a_config_json_that_cannot_be_used_is_one_error(run, tmp_path, text, message):
     (run / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     errors = refused(command("evaluate", ckpt=run, split="test", output_root_dir=tmp_path))
     assert message in errors
@@ -251,9 +249,7 @@ def test_predictions_may_be_parquet_and_an_older_csv_is_then_kept_under_another_
     assert f"The older predictions.csv is now {older.name}" in said
 
 
-def test_without_output_the_results_are_in_the_run_folder(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_without_output_the_results_are_in_the_run_folder(run, tmp_path):
     said = succeeded(command("evaluate", ckpt=run, split="test", output_root_dir=tmp_path))
     assert f"Wrote {run / 'evaluation.json'}" in said
     assert (run / "predictions.csv").is_file()
@@ -285,9 +281,7 @@ def test_stays_without_a_label_are_left_out_and_counted(finished, old_layout, co
 # ------------------------------------------------------------------ calibration
 
 
-def test_a_run_without_a_calibration_gets_one_from_its_validation_split(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_a_run_without_a_calibration_gets_one_from_its_validation_split(run, tmp_path):
     of_finetune = json.loads((run / "calibration.json").read_text(encoding="utf-8"))
     (run / "calibration.json").unlink()
     content, _, said = _evaluate(run, tmp_path / "out")
@@ -335,9 +329,7 @@ def test_figures_on_the_stays_that_fitted_the_calibration_carry_a_caution(finish
 # ------------------------------------------------------------------ decisions
 
 
-def test_a_threshold_and_a_band_are_chosen_on_validation_and_kept_for_predict(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_a_threshold_and_a_band_are_chosen_on_validation_and_kept_for_predict(run, tmp_path):
     before = (run / "calibration.json").read_bytes()
     flags = {"threshold_for": "sensitivity=0.75", "admissions_per_day": 12, "abstain": 0.25}
     content, rows, said = _evaluate(run, tmp_path / "test", **flags)

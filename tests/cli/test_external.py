@@ -35,11 +35,6 @@ def other(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return compile_with_side_files(layout, tmp_path_factory.mktemp("other compiled") / "there")
 
 
-@pytest.fixture
-def run(finished: tuple[Path, str], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished[0], tmp_path / "run"))
-
-
 def _external(run: Path, output: Path, *cohorts: Path, **flags: Any) -> tuple[int, str, str]:
     given = {"ckpt": run, "output": output, "output_root_dir": output.parent / "cache", "accelerator": "cpu"}
     words = argv(mode="evaluate", **{**given, "baselines": "none", **flags})

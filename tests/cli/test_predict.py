@@ -95,9 +95,7 @@ def test_predictions_equal_those_of_evaluate_bit_for_bit(finished, tmp_path):
     assert (tmp_path / "test.csv").read_bytes() == (tmp_path / "evaluated" / "predictions.csv").read_bytes()
 
 
-def test_calibrated_probabilities_follow_calibration_json(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_calibrated_probabilities_follow_calibration_json(run, tmp_path):
     _, rows, said, _ = _predict(run, tmp_path / "with.csv", split="test")
     assert "Calibration fitted on the valid split (20 stays" in said
     calibration = pd.read_json(run / "calibration.json", typ="series")
@@ -270,9 +268,7 @@ def test_training_variables_that_are_missing_are_named(finished, unlabelled, tmp
     assert "11 variables of 12 of the training data" in said
 
 
-def test_an_older_checkpoint_says_what_it_cannot_compare(finished, unlabelled, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_an_older_checkpoint_says_what_it_cannot_compare(run, unlabelled, tmp_path):
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     del content["hyper_parameters"]["training_data"]
     torch.save(content, run / "checkpoints" / "best.ckpt")
@@ -474,10 +470,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_read(finished, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
 
 
-def test_a_named_calibration_is_applied_and_said(finished, compiled, tmp_path):
+def test_a_named_calibration_is_applied_and_said(run, compiled, tmp_path):
     """`--calibration NAME`: other calibrated probabilities, the name in the file; another name lists these."""
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
     best = run / "checkpoints" / "best.ckpt"
     original = read_calibration(best)[0]
     anew = Recalibrated("ours", "intercept", "data", 0.3, 0)

@@ -52,9 +52,7 @@ def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, capsys
     assert (tmp_path / "train.log").read_text() == "Epoch 1\nNo report was written: RuntimeError: no font\n"
 
 
-def test_one_run_gets_report_html(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_one_run_gets_report_html(run):
     (run / "report.html").write_text("old")
     printed = succeeded(call(argv(mode="report", runs=run)))
     assert printed == f"Wrote {run / 'report.html'}\n"
@@ -94,9 +92,7 @@ def test_runs_may_be_given_one_flag_at_a_time(tmp_path):
     assert "received a folder twice" in errors
 
 
-def test_a_figures_folder_that_cannot_be_made_is_one_error(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_a_figures_folder_that_cannot_be_made_is_one_error(run):
     shutil.rmtree(run / "figures")
     (run / "figures").touch()
     (run / "report.html").write_text("older")

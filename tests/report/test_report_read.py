@@ -29,9 +29,7 @@ def test_a_finished_run_is_read_whole(finished):
     assert (run.evaluation, run.stays) == (None, None)
 
 
-def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_the_best(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished[0], run)
+def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_the_best(run):
     (run / "metrics.csv").write_text("stage,epoch,val_auc\n1,1,0.6\n1,2,0.8\n2,3,0.8\n")
     (run / "summary.json").write_text(json.dumps({"watched": "val_auc", "best_epoch": 3}))
     assert read_run(run).best == {"stage": 2, "epoch": 3, "val_auc": 0.8}
