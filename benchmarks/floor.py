@@ -25,9 +25,7 @@ BATCH_SIZE, BATCHES, REPEATS = 8, 3, 7
 def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
     """Share of the machine's rate for each workload on the CPU, each in a process of its own."""
     cohort = open_stays(data_dir, scratch)
-    return [
-        measurement for what in STEPS for measurement in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)
-    ]
+    return [share for what in STEPS for share in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)]
 
 
 def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> list[Measurement]:
@@ -43,9 +41,8 @@ def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) ->
         f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
         f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s"
     )
-    return [
-        Measurement(what, flop / took / 1e9, "GFLOP/s", note=note).against(rate / 1e9, "plain products", WANTED[what])
-    ]
+    achieved = Measurement(what, flop / took / 1e9, "GFLOP/s", note=note)
+    return [achieved.against(rate / 1e9, "plain products", WANTED[what])]
 
 
 def plain_products(sizes: Sizes, rows: int, *, training: bool) -> tuple[Callable[[], None], int]:

@@ -65,10 +65,8 @@ def measure(
 def against_exact(speeds: dict[str, Measurement]) -> list[Measurement]:
     """Speeds by variant, the others against that of exact sizes; against nothing where that failed."""
     exact = speeds.get(EXACT.name)
-    others = [measurement for measurement in speeds.values() if measurement is not exact]
-    return (
-        others if exact is None else [exact, *(measurement.against(exact.value, EXACT.name) for measurement in others)]
-    )
+    others = [speed for speed in speeds.values() if speed is not exact]
+    return others if exact is None else [exact, *(speed.against(exact.value, EXACT.name) for speed in others)]
 
 
 def _to_the_end(work: Callable[[], object], device: torch.device) -> Callable[[], None]:

@@ -40,9 +40,7 @@ class Measurement:
 
 def with_note(note: str, measurements: list[Measurement]) -> list[Measurement]:
     """The measurements with a note before their own."""
-    return [
-        replace(measurement, note="; ".join(filter(None, (note, measurement.note)))) for measurement in measurements
-    ]
+    return [replace(each, note="; ".join(filter(None, (note, each.note)))) for each in measurements]
 
 
 def table(title: str, measurements: list[Measurement]) -> str:
@@ -59,9 +57,8 @@ def table(title: str, measurements: list[Measurement]) -> str:
         wanted = "" if measurement.wanted is None else f"≥ {measurement.wanted:g}"
         peak = "" if measurement.peak_mib is None else f"{measurement.peak_mib:,.0f} MiB"
         value = f"{measurement.value:,.4g} {measurement.unit}"
-        lines.append(
-            f"| {measurement.what} | {value} | {baseline} | {ratio} | {wanted} | {peak} | {measurement.note} |"
-        )
+        cells = (measurement.what, value, baseline, ratio, wanted, peak, measurement.note)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

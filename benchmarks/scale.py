@@ -177,9 +177,8 @@ def section(n_stays: int, n_shards: int, n_predicted: int, folder: Path) -> list
     measurements = isolated(measured, "compile", n_stays, compile_whole, n_stays, folder)
     for number in range(1, n_shards + 1):
         part = Part(number, n_shards)
-        measurements += isolated(
-            measured, f"shard {number}/{n_shards} of", n_stays, compile_shard, n_stays, part, folder
-        )
+        name = f"shard {number}/{n_shards} of"
+        measurements += isolated(measured, name, n_stays, compile_shard, n_stays, part, folder)
     measurements += isolated(measured, "join", n_stays, join, folder)
     for name in ("whole", "shards"):
         size = sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file())

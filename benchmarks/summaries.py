@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,10 +50,7 @@ def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
     """Speed of the summaries on stays of a cohort, and of a training step for each size of the vocabulary."""
     path = open_stays(data_dir, scratch).path
     steps = [isolated(training_step, n_variables, BATCH_SIZE) for n_variables in VOCABULARIES]
-    return [
-        *isolated(against_reference, path, BATCH_SIZE),
-        *(measurement for of_size in steps for measurement in of_size),
-    ]
+    return [*isolated(against_reference, path, BATCH_SIZE), *chain(*steps)]
 
 
 def against_reference(cohort_path: Path, batch_size: int) -> list[Measurement]:

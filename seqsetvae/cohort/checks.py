@@ -167,9 +167,8 @@ def _check_layout(check: Check, path: Path, label_name: str, named: layout.SideF
         stays = np.fromiter((stay.stay_id for of_split in source.stays.values() for stay in of_split), np.int64)
         labelled = np.fromiter(given, np.int64, len(given))
         absent = labelled[~np.isin(labelled, stays)].tolist()
-        check.findings += finding_about(
-            WARNING, map(str, absent), "label", f"(of {len(given):,}) of stays without a file"
-        )
+        text = f"(of {len(given):,}) of stays without a file"
+        check.findings += finding_about(WARNING, map(str, absent), "label", text)
     check.findings += _skipped(cohort, ERROR, "which --skip_bad leaves out")
 
 
@@ -196,12 +195,10 @@ def _read_tables(check: Check, stats: Path | None, embeddings: Path | None) -> S
 def _describe(check: Check, cohort: Cohort, tables: SideTables) -> None:
     """Add what the cohort shows, by the mean and std of these tables."""
     bound, unusable = _bound(check, cohort, tables.stats)
-    bad = [
-        f"{name!r}: {line}" for name, line in sidefiles.unusable_stats(tables.stats or {}, cohort.vocabulary).items()
-    ]
-    check.findings += finding_about(
-        ERROR, bad, "variable", f"with statistics that cannot be used ({sidefiles.USABLE_STATS})"
-    )
+    faults = sidefiles.unusable_stats(tables.stats or {}, cohort.vocabulary)
+    bad = [f"{name!r}: {line}" for name, line in faults.items()]
+    text = f"with statistics that cannot be used ({sidefiles.USABLE_STATS})"
+    check.findings += finding_about(ERROR, bad, "variable", text)
     if tables.embeddings is not None:
         missing, broken = (
             map(repr, names) for names in sidefiles.embedding_faults(tables.embeddings, cohort.vocabulary)

@@ -79,11 +79,8 @@ def variable_contributions(explanations: Sequence[Explanation]) -> list[Plain]:
     shape = len(first.names), len(first.summaries)
     of_pairs = np.zeros(shape)
     for explanation in explanations:
-        of_pairs += np.bincount(
-            np.ravel_multi_index((explanation.variable, explanation.summary), shape),
-            np.abs(explanation.contribution),
-            of_pairs.size,
-        ).reshape(shape)
+        pair = np.ravel_multi_index((explanation.variable, explanation.summary), shape)
+        of_pairs += np.bincount(pair, np.abs(explanation.contribution), of_pairs.size).reshape(shape)
     strength, rows = np.abs(totals).mean(axis=0), []
     for variable in np.argsort(-strength, kind="stable")[:SHOWN]:
         summary = int(of_pairs[variable].argmax())

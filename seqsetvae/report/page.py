@@ -171,10 +171,8 @@ def _result_findings(run: Run) -> list[Finding]:
         return []
     if "findings" not in run.evaluation:
         return findings_of(run.evaluation)
-    return [
-        Finding(finding["level"], finding["text"], finding.get("action") or "")
-        for finding in run.evaluation["findings"]
-    ]
+    findings = run.evaluation["findings"]
+    return [Finding(each["level"], each["text"], each.get("action") or "") for each in findings]
 
 
 def _training_findings(run: Run) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from seqsetvae.report.parts import Metric, has_interval, metric_name, number, va
 
 LEGEND_LINE = 0.24  # inches
 RISK_BARS = 25  # of a histogram of risks
+Line = Sequence[float]
 Curve = Mapping[str, Any]  # an entry of `curves` in evaluation.json
 
 
@@ -121,9 +122,8 @@ def calibration(by_name: Mapping[str, Sequence[Mapping[str, float]]], counts: Se
     """Predicted risk against observed share, with 95 % intervals, over a histogram of the risks from 0 to 1."""
     figure = Figure(figsize=(style.WIDTH, 4.6))
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    top = min(
-        1.0, max(max(group["high"], group["predicted"]) for groups in by_name.values() for group in groups) + 0.03
-    )
+    highest = max(max(group["high"], group["predicted"]) for groups in by_name.values() for group in groups)
+    top = min(1.0, highest + 0.03)
     axes.plot([0, top], [0, top], color=style.MUTED, linestyle=":", linewidth=1.2, label="ideal")
     _groups(axes, by_name)
     axes.set_xlim(0, top)
@@ -202,9 +202,8 @@ def decision_curve(by_name: Mapping[str, Mapping[str, Sequence[float]]]) -> Figu
 def number_groups(by_name: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """What was observed in groups of stays of similar prediction: the mean, and where 80 % of the stays are."""
     figure, axes = style.empty(long_labels=True)
-    every = [
-        value for groups in by_name.values() for group in groups for value in (group["predicted"], group["observed"])
-    ]
+    ends = ("predicted", "observed")
+    every = [group[end] for groups in by_name.values() for group in groups for end in ends]
     axes.plot([min(every), max(every)], [min(every), max(every)], color=style.MUTED, linestyle=":", label="ideal")
     _groups(axes, by_name)
     axes.set_xlabel("predicted")
@@ -309,9 +308,7 @@ def contributions(rows: Mapping[str, Mapping[str, Any]], score: str) -> Figure:
 
 
 @style.styled
-def course(
-    hours: Sequence[float], risk: Sequence[float], variables: Mapping[str, Sequence[float]], score: str
-) -> Figure:
+def course(hours: Line, risk: Line, variables: Mapping[str, Line], score: str) -> Figure:
     """The risk of a stay over time, over what each variable contributes to it at each time."""
     figure = Figure(figsize=(style.WIDTH, 2.6 + 0.24 * len(variables)), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 0.5 + 0.24 * len(variables)])

@@ -73,9 +73,8 @@ def discrimination_section(runs: Runs) -> Section | None:
 
 
 def _areas(curves: Mapping[str, Plain], area: str) -> str:
-    return "; ".join(
-        f"{name} " * bool(name) + f"{area} {number(curve[area.lower()])}" for name, curve in curves.items()
-    )
+    key = area.lower()
+    return "; ".join(f"{name} " * bool(name) + f"{area} {number(curve[key])}" for name, curve in curves.items())
 
 
 def calibration_section(runs: Runs) -> Section | None:
@@ -126,9 +125,8 @@ def numbers_section(runs: Runs) -> Section | None:
     head = ("mean predicted", "mean observed", "10 % observed less than", "10 % observed more than", "stays")
     for column, by_run in list(columns.items())[:MOST_OUTCOMES]:
         groups, title = next(iter(by_run.values())), f"{column}: observed by predicted"
-        rows = [
-            [*_means(group), number(group["low"]), number(group["high"]), f"{group['stays']:,}"] for group in groups
-        ]
+        ends = ("low", "high")
+        rows = [[*_means(group), *(number(group[end]) for end in ends), f"{group['stays']:,}"] for group in groups]
         alt = "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in rows)
         pictures.append(Picture(f"numbers_{as_name(column)}", title, caption, alt, plots.number_groups(by_run)))
         tables += [Table(title, head, rows)] * (len(runs) == 1)

@@ -197,9 +197,8 @@ def subgroup_section(run: Run) -> Section | None:
     folded = Table("All metrics by subgroup", ("subgroup", *map(metric_name, evaluation["figures"])), every)
     pictures = [_groups_picture(evaluation, groups, name) for name in (names[0], *GROUP_PICTURES)]
     tables = [table, *_difference_tables(groups, columns)]
-    return Section(
-        "subgroups", "Subgroups", text, [picture for picture in pictures if picture is not None], tables, [folded]
-    )
+    drawn = [picture for picture in pictures if picture is not None]
+    return Section("subgroups", "Subgroups", text, drawn, tables, [folded])
 
 
 def _groups_picture(evaluation: Plain, groups: list[Plain], name: str) -> Picture | None:
@@ -241,11 +240,8 @@ def _difference_tables(groups: list[Plain], columns: list[Plain]) -> list[Table]
         for each in compared
     ]
     tests = list(dict.fromkeys(name for column in columns for name in column["tests"]))
-    results = [
-        [column["column"], *(_p_values(column["tests"].get(name)) for name in tests)]
-        for column in columns
-        if column["tests"]
-    ]
+    tested = [column for column in columns if column["tests"]]
+    results = [[column["column"], *(_p_values(column["tests"].get(name)) for name in tests)] for column in tested]
     caption = "Whether the groups of a column differ: p, and p after Holm's correction for all these tests"
     return [
         *[Table("Differences to the largest group", ("subgroups", *map(metric_name, metrics)), rows)] * bool(rows),
@@ -267,9 +263,8 @@ def landmark_section(run: Run) -> Section | None:
         return None
     names = main_metrics(evaluation)
     first = metric_name(names[0])
-    alt = "; ".join(
-        f"{group['hours']:g} h: {first} {with_interval(group['figures'].get(names[0]))}" for group in groups
-    )
+    values = [with_interval(group["figures"].get(names[0])) for group in groups]
+    alt = "; ".join(f"{group['hours']:g} h: {first} {value}" for group, value in zip(groups, values, strict=True))
     picture = Picture(
         "landmarks",
         "Metrics by hours of data",

@@ -161,9 +161,8 @@ def _specification(run: Run) -> str:
 def _performance(run: Run) -> str:
     if run.evaluation is None:
         return ""
-    values = "; ".join(
-        f"{metric_name(name)} {with_interval(metric)}" for name, metric in run.evaluation["figures"].items()
-    )
+    metrics = run.evaluation["figures"].items()
+    values = "; ".join(f"{metric_name(name)} {with_interval(metric)}" for name, metric in metrics)
     return f"Split {run.evaluation['split']}: {values}. {run.evaluation.get('verdict', '')}"
 
 

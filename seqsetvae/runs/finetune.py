@@ -70,7 +70,9 @@ def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     if resume is not None and is_finished(resume, {"mode": "finetune", **as_plain(settings)}):
         return None
     pl.seed_everything(settings.run.seed, verbose=False)
-    opened = open_finetuning(settings)
+    data, add_labels = labels_of(settings)
+    source, groups = source_of(settings), (data, settings.loader, settings.run)
+    opened = open_run(*groups, "train", "valid", **source, labelled=add_labels is None, with_targets=add_labels)
     if resume is None:
         settings = for_stays(settings, opened.cohort)
     warn_of_rates(settings)
@@ -223,13 +225,6 @@ def for_stays(settings: Settings, cohort: Cohort) -> Settings:
         listed = ", ".join(f"{name} {value}" for name, value in values.items())
         print(f"Settings for {n_stays:,} labelled training stays: {listed}")
     return changed(settings, **values)
-
-
-def open_finetuning(settings: Settings) -> Opened:
-    """The data, with the labels of the task, and the backbone."""
-    data, add_labels = labels_of(settings)
-    source, groups = source_of(settings), (data, settings.loader, settings.run)
-    return open_run(*groups, "train", "valid", **source, labelled=add_labels is None, with_targets=add_labels)
 
 
 def labels_of(settings: Settings) -> tuple[DataSettings, Callable[[Cohort], Cohort] | None]:

@@ -125,13 +125,9 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str], calibration: Calibrati
         "The risk after every set: the head was trained on whole stays only, and is applied here to the beginnings of "
         "stays, as is the calibration. --mode evaluate --landmarks measures how well it does there"
     )
-    outputs = {split: scorer.predict_every_set(split) for split in splits}
-    return pa.concat_tables(
-        [
-            every_set_table(scorer.cohort.split(name), output, scorer.spec, calibration)
-            for name, output in outputs.items()
-        ]
-    )
+    cohort, outputs = scorer.cohort, {split: scorer.predict_every_set(split) for split in splits}
+    tables = (every_set_table(cohort.split(name), output, scorer.spec, calibration) for name, output in outputs.items())
+    return pa.concat_tables(tables)
 
 
 def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int]) -> pa.Table:

@@ -99,10 +99,6 @@ class TaskSettings:
         """Whether the labels are those of the cohort; else they are read from a file."""
         return bool(TASKS[self.task].LABEL_IN_COHORT)
 
-    def offers(self, name: str) -> bool:
-        """Whether the task OFFERS this setting or flag."""
-        return name in TASKS[self.task].OFFERS
-
     def problems_with(self, data: DataSettings, loss: LossSettings) -> list[str]:
         """What other settings do not go with the task."""
         names, rules = columns_of(data.label_name), list[tuple[bool, str]]()
@@ -111,7 +107,7 @@ class TaskSettings:
                 (len(set(names)) < len(names), f"label_name: received {data.label_name!r}; name each column once,"),
                 (not names, "label_name: not given; names the column or, with commas, the columns"),
             ]
-        if not self.offers("loss"):
+        if "loss" not in TASKS[self.task].OFFERS:
             rules += [
                 (
                     loss.loss != "cross_entropy",

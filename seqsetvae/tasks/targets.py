@@ -114,13 +114,13 @@ def with_targets(cohort: Cohort, file: TaskLabels, spec: Spec) -> Cohort:
     return replace(cohort, splits=splits, manifest=manifest, label_name=spec.title)
 
 
-def with_targets_of(fold: Cohort, cohort: Cohort, split: str = "train") -> Cohort:
-    """A fold of the stays of a split, with their targets; one binary label is in the fold already."""
+def with_targets_of(fold: Cohort, cohort: Cohort) -> Cohort:
+    """A fold of the training stays, with their targets; one binary label is in the fold already."""
     spec, splits = spec_of(cohort), dict[str, Split]()
     if TARGETS not in cohort.manifest:
         return fold
     for name, part in fold.splits.items():
-        of_part = truth(cohort, split, spec, part.stay_id)
+        of_part = truth(cohort, "train", spec, part.stay_id)
         splits[name] = TargetSplit(part, of_part, TASKS[spec.task].encode(spec, of_part).astype(np.float32))
     return replace(fold, splits=splits)
 

@@ -110,7 +110,7 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
         waiting=waiting,
         trained={str(stage): parts for stage, parts in run.state.trained.items()},
         device_use=device_use,
-        against_chance=_against_chance(best, run.data.cohort.split("valid")),
+        against_chance=against_chance(best, run.data.cohort.split("valid")),
         advice=advice
         + length_advice(rows, watched, run.schedule.max_epochs)
         + loading_advice(waiting, run.data.num_workers, run.data.prepares),
@@ -191,14 +191,13 @@ def _counts(split: Split) -> tuple[int, int]:
     return int((split.label == 1).sum()), int((split.label == 0).sum())
 
 
-def _against_chance(best: Row, valid: Split) -> list[str]:
-    """Lines for one binary label; other tasks have their baselines in the evaluation."""
-    is_binary = "val_auc" in best.metrics and getattr(valid, "target", None) is None
-    return against_chance(best, valid) if is_binary else []
-
-
 def against_chance(best: Row, valid: Split) -> list[str]:
-    """val_auc with its standard error, and val_auprc beside the prevalence, which a random ranking reaches."""
+    """val_auc with its standard error, and val_auprc beside the prevalence, which a random ranking reaches.
+
+    No lines unless the task is one binary label: others have their baselines in the evaluation.
+    """
+    if "val_auc" not in best.metrics or getattr(valid, "target", None) is not None:
+        return []
     positives, negatives = _counts(valid)
     auc, auprc = best.metrics["val_auc"], best.metrics["val_auprc"]
     return [

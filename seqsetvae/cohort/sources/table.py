@@ -23,7 +23,7 @@ from seqsetvae.cohort.tables.label_rules import find_labels, prediction_grid
 from seqsetvae.cohort.tables.read import column_names, refuse_absent, value_columns
 from seqsetvae.cohort.tables.source import SourceTables, StaticColumn, StayEnd
 from seqsetvae.cohort.tables.stays import Samples, make_samples, per_id
-from seqsetvae.cohort.tables.times import TimeColumn, comparable, is_bad
+from seqsetvae.cohort.tables.times import TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
 from seqsetvae.system.errors import InputError, counted, named, shown
 
@@ -99,7 +99,8 @@ def open_tables(
 def _open(
     arguments: Namespace, files: Sequence[Path], read: Sequence[str], notes: Sequence[str], database: Database
 ) -> opened.Opened:
-    flags, codes = table_flags.time_flags(arguments), table_flags.new_codes(arguments)
+    written = arguments.time_unit, arguments.time_format, arguments.time_zone
+    flags, codes = TimeFlags(*written, decimal=arguments.decimal), table_flags.new_codes(arguments)
     form = table_flags.form_of(arguments)
     columns = Columns(
         arguments.id_column,

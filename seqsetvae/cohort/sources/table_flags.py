@@ -15,7 +15,7 @@ from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, open_database
 from seqsetvae.cohort.tables.forms import COLUMN, ID_PLACES, SEPARATORS, USUAL, Form
 from seqsetvae.cohort.tables.label_rules import EACH_ROW, LABELS_OF
-from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
+from seqsetvae.cohort.tables.times import DURATION, MINUTES
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.system.errors import InputError
 
@@ -30,11 +30,6 @@ def add_time_flags(parser: ArgumentParser) -> None:
     zone = "where timestamps without a zone were recorded, such as Europe/Berlin (default: one clock that never "
     zone += "changes between summer and winter)"
     parser.add_argument("--time_zone", metavar="ZONE", help=zone)
-
-
-def time_flags(arguments: Namespace) -> TimeFlags:
-    """How the user says that times are written."""
-    return TimeFlags(arguments.time_unit, arguments.time_format, arguments.time_zone, decimal=arguments.decimal)
 
 
 def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | None, time_column: str) -> None:

@@ -207,12 +207,10 @@ def _decoded(part: Part, name: str) -> pa.Array:
     return cells.dictionary_decode()
 
 
-def read_table(
-    file: Path, columns: Sequence[str], optional: Sequence[str] = (), form: Form = USUAL
-) -> dict[str, pa.Array]:
+def read_table(file: Path, columns: Sequence[str], form: Form = USUAL) -> dict[str, pa.Array]:
     """All rows of a small file, by column. Raises InputError as `read_parts`, and above LARGEST_TABLE."""
     parts, n_bytes = list[Part](), 0
-    for part in read_parts(file, columns, optional, form=form):
+    for part in read_parts(file, columns, form=form):
         parts.append(part)
         n_bytes += sum(cells.nbytes for cells in part.columns.values())
         if n_bytes > LARGEST_TABLE:
