@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,13 +40,15 @@ def _room(module: str) -> tuple[int, str] | None:
     return max(found, key=lambda pair: len(pair[1]), default=None)
 
 
-def _modules() -> dict[str, ast.Module]:
+@cache
+def _imports() -> dict[str, set[str]]:
+    """What each module imports, by its name."""
     files = [*ROOT.glob("*.py"), *(ROOT / "seqsetvae").rglob("*.py")]
     names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
-    return {name: ast.parse(file.read_text(encoding="utf-8")) for file, name in names.items()}
+    return {name: _imports_in(ast.parse(file.read_text(encoding="utf-8"))) for file, name in names.items()}
 
 
-def _imports(tree: ast.Module) -> set[str]:
+def _imports_in(tree: ast.Module) -> set[str]:
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -58,9 +61,9 @@ def _imports(tree: ast.Module) -> set[str]:
 
 def test_imports_point_down():
     wrong = []
-    for module, tree in _modules().items():
+    for module, imports in _imports().items():
         own = _room(module)
-        for imported in _imports(tree):
+        for imported in imports:
             other = _room(imported)
             if own and other and (other[0] < own[0] or (other[0] == own[0] and other[1] != own[1])):
                 wrong.append(f"{module} imports {imported}")
@@ -70,7 +73,7 @@ def test_imports_point_down():
 
 
 def test_every_module_has_a_room():
-    without = {module for module in _modules() if not _room(module)}
+    without = {module for module in _imports() if not _room(module)}
     assert without == {"finetune_config_optimized", "seqsetvae"}
 
 
@@ -80,7 +83,7 @@ def test_patients_on_disk_need_no_torch_and_the_maths_no_files():
         "seqsetvae.models": {"pytorch_lightning", "pathlib"},
         "seqsetvae.ops": {"pytorch_lightning", "pathlib"},
     }
-    for module, tree in _modules().items():
+    for module, imports in _imports().items():
         for room, names in forbidden.items():
             if module.startswith(room):
-                assert not {name.split(".")[0] for name in _imports(tree)} & names, module
+                assert not {name.split(".")[0] for name in imports} & names, module

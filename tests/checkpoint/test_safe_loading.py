@@ -6,6 +6,7 @@ import ast
 import io
 import tarfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ EXPLICIT = {"torch.load": "weights_only", "np.load": "allow_pickle", "trainer.fi
 ALLOWED = {"json.loads"}
 CODE = {  # that is run because of its name
     ("command_line.py", "import_module"),  # bodies of commands, each named in the file of its command
-    ("config_file.py", "exec"),  # the user's config file
+    ("config.py", "exec"),  # the user's config file
 }
 
 
+@cache
 def _calls() -> list[tuple[str, str, dict[str, ast.expr]]]:
     """(file, dotted name of what is called, its keyword arguments) of every call in the program."""
     found = []

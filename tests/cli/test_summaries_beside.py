@@ -161,6 +161,7 @@ def test_the_backbone_can_be_unfrozen_in_every_way(pretrained, compiled, tmp_pat
     assert isinstance(load_finetuned(run / "checkpoints" / "best.ckpt").model.backbone, BesideSummaries)
 
 
+@pytest.mark.slow  # the ordinary tests resume an average in tests/training/test_resume.py
 def test_a_killed_run_is_resumed_to_the_same_result(pretrained, compiled, tmp_path):
     flags = {"summaries": True, "tree_models": 1, "average": "fixed", **FINETUNING, **EVERY_STEP, "max_epochs": 3}
     succeeded(finetune(pretrained, compiled.path, tmp_path / "whole", **flags))

@@ -183,6 +183,7 @@ def test_splits_that_only_all_data_show_are_refused(tmp_path, capsys):
     assert "its splits are whole values of died" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # it starts five processes; the ordinary tests above join shards in this one
 def test_the_example_of_the_page_gives_the_cohort_of_all_tables(tmp_path):
     (tmp_path / "events").mkdir()
     _tables(tmp_path / "made", lambda subject: 1)

@@ -279,7 +279,10 @@ def test_an_ensemble_and_several_workers_train_a_task_too(compiled, labels, tmp_
     succeeded(command("evaluate", ckpt=run_of(tmp_path), split="valid"))
 
 
-@pytest.mark.parametrize(("task", "average"), [*((task, "folds") for task in LABELS), ("multilabel", "fixed")])
+@pytest.mark.parametrize(
+    ("task", "average"),
+    [*((task, "folds") for task in LABELS), pytest.param("multilabel", "fixed", marks=pytest.mark.slow)],
+)
 def test_every_task_predicts_an_average_of_members(task, average, compiled, labels, tmp_path, monkeypatch):
     """The average of what each member alone predicts, from the checkpoint alone."""
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
