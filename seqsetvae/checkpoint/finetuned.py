@@ -119,7 +119,7 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Loaded:
     check_recorded(DataSettings, {name: saved[name] for name in ("label_name", "max_sets")}, path)
     trained_on = TrainedOn(
         variables=read_variables(content.get(VARIABLES), path),
-        fingerprints=check_fingerprints(saved.get(FINGERPRINTS, {}), path),
+        fingerprints=check_fingerprints(saved.get(FINGERPRINTS), path),
         label_name=saved["label_name"],
         max_sets=saved["max_sets"],
         transform=read_transform(saved.get(VALUE_TRANSFORM), path),

@@ -167,7 +167,8 @@ def problems(settings: Settings) -> list[str]:
     output, split, details = settings.output.output, settings.split.split, settings.details
     cohorts, named = settings.external.external or (), settings.calibration.calibration
     decides = settings.decisions.threshold_for is not None or settings.decisions.abstain is not None
-    several_ckpts = len(settings.finetuned.ckpt or ()) > 1
+    ckpts = settings.finetuned.ckpt or ()
+    several_ckpts = len(ckpts) > 1
     rules = [
         (
             output is not None and exists(output) and not output.is_dir(),
@@ -187,6 +188,10 @@ def problems(settings: Settings) -> list[str]:
             and bool(cohorts)
             and (details.landmarks is not None or settings.explained.explain is not None),
             "landmarks, explain: they are of one split; allowed: with --split (of other data: with --data_dir)",
+        ),
+        (
+            len({ckpt.resolve() for ckpt in ckpts}) < len(ckpts),
+            "ckpt: received a checkpoint twice; allowed: each once, because they are compared",
         ),
         (
             bool(cohorts) and several_ckpts,

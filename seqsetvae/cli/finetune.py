@@ -73,6 +73,15 @@ def problems(settings: Settings) -> list[str]:
             "--architecture variable_summaries, or --summaries beside this one",
         ),
         (
+            settings.trees.average in ("folds", "trees") and not has_table,
+            f"average: received {settings.trees.average}; this architecture has nothing beside its network; try "
+            "--architecture variable_summaries, or --summaries beside this one",
+        ),
+        (
+            settings.trees.average == "trees" and settings.trees.tree_models == 0,
+            "average: received trees; allowed with --tree_models 1 or more",
+        ),
+        (
             uses_trees and after != 0 and not settings.beside.summaries,
             f"unfreeze_after: received {after}; allowed: 0 with --tree_models",
         ),

@@ -12,7 +12,7 @@ from seqsetvae.cli.crossvalidate import Settings, combinations, is_sweep, varied
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds, unused_stays
 from seqsetvae.cohort.open import check_data, open_data
-from seqsetvae.evaluation.crossvalidation import PART, Columns, result_lines, results
+from seqsetvae.evaluation.crossvalidation import PART, Columns, model_of, result_lines, results
 from seqsetvae.models.trees import lightgbm
 from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_fold
 from seqsetvae.runs.finetune import labels_of
@@ -80,7 +80,7 @@ def _results(
     """Compute, write and print the table of results."""
     compared, specs = list(combinations(settings)), [spec for spec, _ in of_folds]
     columns, first = [each for _, each in of_folds], compared[0] if len(compared) > 1 else None
-    if first is None and any(name.endswith(PART) for name in columns[0]):  # an average, beside its members
+    if first is None and any(model_of(name).endswith(PART) for name in columns[0]):  # an average, beside its members
         first = settings.finetuning.architecture.architecture
     result = results(columns, first, specs) | {
         "findings": [Finding(WARNING, text).as_plain() for text in (*cautions(settings), *not_used)]

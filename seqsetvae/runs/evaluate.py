@@ -211,7 +211,7 @@ def calibration_of(
     is_asked = asked.threshold_for is not None or asked.abstain is not None
     if (calibration is None or is_asked) and task.Calibration is not None and _has_validation(scorer):
         validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()
-        if len(set(validation.target[:, 0])) > 1:
+        if any(len(np.unique(column[~np.isnan(column)])) > 1 for column in validation.target.T):
             keep = this_process().is_first and (calibration is not None or not file.exists())
             calibration = calibration or (calibrate if keep else fit_calibration)(scorer.path, validation)
             if is_asked:

@@ -48,7 +48,7 @@ from seqsetvae.training.run_folder import best_row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run, finetune_in_stages
 from seqsetvae.training.start import start_run, train_and_summarize
-from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
+from seqsetvae.training.summary import Summary, finetuning_advice, partial_weights_advice, random_weights_advice
 from seqsetvae.training.table import fit_members, fit_to_training_stays
 
 
@@ -126,7 +126,7 @@ def train(
         device,
         train_and_calibrate,
         lambda rows: (
-            random_weights_advice(report) * is_pretrainable(settings)
+            (random_weights_advice if is_pretrainable(settings) else partial_weights_advice)(report)
             + (finetuning_advice(rows, watched, opened.cohort.split("valid")) if task == BINARY else [])
         ),
         finish,
@@ -216,10 +216,10 @@ def for_stays(settings: Settings, cohort: Cohort) -> Settings:
     chosen, n_stays = settings.beside.recipe(settings.architecture.architecture), labelled_stays(cohort)
     recipe_for = getattr(chosen, "recipe_for", None)
     advised: dict[str, Any] = {} if recipe_for is None else recipe_for(n_stays)
-    if settings.trees.average == "trees":
+    if settings.trees.beside_network and settings.trees.average == "trees":
         advised["max_epochs"] = 1  # of a network that has no weight
-    recipe, now = getattr(chosen, "RECIPE", {}), as_plain(settings)
-    free = {name for name in advised if name not in settings.loader.given and now[name] == recipe[name]}
+    by_user, now = {**settings.loader.given, **settings.schedule.given}, as_plain(settings)
+    free = {name for name in advised if name not in by_user and now[name] == chosen.RECIPE[name]}
     values = {name: advised[name] for name in free if advised[name] != now[name]}
     if values:
         listed = ", ".join(f"{name} {value}" for name, value in values.items())

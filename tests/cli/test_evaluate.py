@@ -407,6 +407,13 @@ def test_several_checkpoints_are_compared_on_the_same_stays(finished, tmp_path):
     assert f"compared with {finished[0].name}/checkpoints/last.ckpt" in said
 
 
+def test_a_checkpoint_is_compared_with_others_only(finished, tmp_path):
+    ckpt = finished[0] / "checkpoints" / "last.ckpt"
+    words = ["--mode", "evaluate", "--ckpt", str(ckpt), str(ckpt.parent / ".." / "checkpoints" / "last.ckpt")]
+    errors = refused(call([*words, "--split", "test", "--output", str(tmp_path / "out")]))
+    assert "ckpt: received a checkpoint twice" in errors
+
+
 def test_checkpoints_on_different_stays_are_not_compared(finished, pretrained, old_layout, compiled, tmp_path):
     gone = set(compiled.split("valid").stay_id[:1].tolist())
     labels = changed_labels(old_layout, tmp_path / "oc.csv", lambda stay, label: None if stay in gone else label)

@@ -143,6 +143,13 @@ def test_a_checkpoint_of_an_earlier_version_is_bound_to_side_files_which_must_be
     )
     assert status == 0, errors
     assert [row["logit"] for row in found] == [row["logit"] for row in expected]
+    del content["hyper_parameters"]["variable_fingerprints"]  # and it may record nothing of them
+    torch.save(content, tmp_path / "without.ckpt")
+    status, found, _, errors = _predict(
+        tmp_path / "without.ckpt", tmp_path / "e.csv", split="test", data_dir=old_layout
+    )
+    assert status == 0, errors
+    assert [row["logit"] for row in found] == [row["logit"] for row in expected]
     status, _, _, errors = _predict(earlier, tmp_path / "b.csv", data_dir=unlabelled)
     assert status == 2
     assert "embeddings of width 12; those of the data" in errors

@@ -14,12 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+import finetune_config_optimized as config
 from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import Loaded, load_finetuned
-from seqsetvae.cohort import Cohort
+from seqsetvae.cli import MODES
+from seqsetvae.cli.command_line import resolve
+from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.models import trees, variable_summaries
 from seqsetvae.runs import out_of_fold
+from seqsetvae.runs.finetune import for_stays
 from seqsetvae.system.schema import read_checked
 from tests.command import argv, call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.prefixes import cut_after
@@ -127,6 +131,14 @@ def test_the_average_may_be_fixed_or_of_one_kind(compiled, tmp_path, average, we
     assert [path.name for path in tmp_path.iterdir()] == [run.name]  # nothing is left of what weights are chosen by
 
 
+@pytest.mark.parametrize(("flags", "epochs"), [([], 1), (["--max_epochs", "12"], 12)])
+def test_a_network_without_weight_trains_for_one_epoch_unless_the_user_says_otherwise(compiled, flags, epochs):
+    words = ["finetune", "--architecture", "variable_summaries", "--from_random_weights", "--average", "trees", *flags]
+    settings = resolve(config, [*words, "--data_dir", str(compiled.path)], MODES).settings
+    assert settings.schedule.max_epochs == 12  # also that of the recipe
+    assert for_stays(settings, open_cohort(compiled.path)).schedule.max_epochs == epochs
+
+
 def test_the_network_does_not_depend_on_how_weights_are_chosen(compiled, tmp_path):
     """The network is the same to the last bit whether others were trained out of fold before it."""
     runs = {each: _train(compiled, tmp_path / each, tree_models=1, average=each)[0] for each in ("fixed", "folds")}
@@ -144,6 +156,11 @@ def test_weights_chosen_out_of_fold_need_one_process(compiled, tmp_path):
     ("flags", "problem"),
     [
         ({"architecture": "seqsetvae", "tree_models": 1, "unfreeze_after": 0}, "try --architecture variable_summaries"),
+        (
+            {"architecture": "seqsetvae", "average": "trees", "unfreeze_after": 0},
+            "average: received trees; this architecture has nothing beside its network; try --architecture",
+        ),
+        ({"tree_models": 0, "average": "trees"}, "average: received trees; allowed with --tree_models 1 or more"),
         (
             {"distillation": 0.6},
             "--distillation: no such flag; gone: it gained nothing beside tree_models; the last version",

@@ -295,6 +295,9 @@ def test_every_task_predicts_an_average_of_members(task, average, compiled, labe
     (run,) = (output / "runs").glob("finetune-*")
     weights = {n: m["weight"] for n, m in json.loads((run / "config.json").read_text())["members"].items()}
     assert len(weights) == (4 if average == "folds" else 2)
+    result = json.loads((output / "crossvalidation.json").read_text(encoding="utf-8"))
+    assert result["first"] == "variable_summaries"
+    assert result["models"]["network alone"]["difference_to_first"].keys() == set(result["primary"])
     (file,) = output.glob("*fold0.csv")
     columns = read_columns(file)
     for name in (name for name in columns if name.startswith("variable_summaries")):

@@ -119,7 +119,7 @@ def _severity(get: Get, columns: Mapping[str, torch.Tensor]) -> Columns:
         + torch.maximum(few, many)
         + _points(get("Bilirubin", "max"), [4, 6], [0, 4, 9])
         + _points(get("Temp", "max"), [39], [0, 3])
-        + _points(columns["urine"] / 2, [500, 1000], [11, 4, 0])
+        + _points(columns["urine"] / 2, [500, 1000], [11, 4, 0])  # mL a day, of the two days of PhysioNet 2012
         + columns["ventilated"] * _points(columns["PaO2/FiO2.min"], [100, 200], [11, 9, 6])
     )
     late = common("last", "last", _points(columns["systolic.last"], [70, 100], [13, 5, 0]))
