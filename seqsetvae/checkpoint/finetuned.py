@@ -79,9 +79,9 @@ class FinetunedModel(nn.Module):
         this reads the values of the stay as if all were their training mean. Raises InputError for a backbone that an
         earlier version fitted.
         """
-        part, start = summaries_part(self.backbone), batch.value.new_zeros(batch.n_stays, 0)
+        network, start = summaries_part(self.backbone), batch.value.new_zeros(batch.n_stays, 0)
         end = start
-        if part is not self.backbone:
+        if network is not self.backbone:
             with torch.no_grad():
                 start, end = (
                     self.backbone.main.pooled(replace(batch, value=value), variables, self.pooling)
@@ -92,11 +92,11 @@ class FinetunedModel(nn.Module):
             known = start.repeat(len(units) // len(start), 1) + beside
             return self.score(self.head(torch.cat([known, units], dim=1)))
 
-        values, base = part.inputs.network_contributions(part.summaries(batch, variables), end - start, score)
+        values, base = network.inputs.network_contributions(network.summaries(batch, variables), end - start, score)
         if self.members is not None:
             table = self.backbone.table(batch, variables)
             unit = (self.spec.std[0], self.spec.mean[0]) if self.spec.std else (1.0, 0.0)
-            values, base = self.members.contributions((values, base), table, part.inputs.table_contributions, unit)
+            values, base = self.members.contributions((values, base), table, network.inputs.table_contributions, unit)
         return values, np.broadcast_to(base, batch.n_stays)
 
 

@@ -164,15 +164,15 @@ class Variables:
 
     def contradicted_by(self, other: Variables) -> list[str]:
         """The names of both whose mean, std or vector in the files that `other` was read from is another."""
-        here = self.over(other)
+        ours = self.over(other)
         known = np.isin(other.names, self.names)
         differ = np.zeros(len(other.names), dtype=bool)
         if other.statistics == FILE:
             has = known & ~np.isnan(other.mean)
-            differ |= has & ((here.mean != other.mean) | (here.std != other.std))
+            differ |= has & ((ours.mean != other.mean) | (ours.std != other.std))
         if other.given is not None:
             has = known & ~np.isnan(other.given[:, 0])
-            differ |= has if other.width != self.width else has & (here.vectors != other.given).any(axis=1)
+            differ |= has if other.width != self.width else has & (ours.vectors != other.given).any(axis=1)
         return [name for name, is_other in zip(other.names, differ, strict=True) if is_other]
 
 

@@ -91,20 +91,20 @@ def not_compared(cohort: Cohort, splits: Sequence[str], training: Sequence[str],
 
 def _missing_variables(stays_with: dict[str, float], n_stays: int, profile: Profile) -> list[str]:
     """`stays_with` are the stays with each variable, of `n_stays`. Levels of a category count as one variable."""
-    here, events, usual = Counter[str](), Counter[str](), Counter[str]()
+    events_here, events, usual = Counter[str](), Counter[str](), Counter[str]()
     for name, n in stays_with.items():
-        here[without_level(name)] += int(n)
+        events_here[without_level(name)] += int(n)
     for name, (n_events, n_with) in profile.variables.items():
         events[without_level(name)] += n_events
         usual[without_level(name)] += n_with
     share = {name: min(n / (profile.window.stays + 1), 1.0) for name, n in usual.items()}  # of the training stays
-    absent, total = _absent(here, events, share, n_stays), max(events.total(), 1)
+    absent, total = _absent(events_here, events, share, n_stays), max(events.total(), 1)
     lost = sum(events[name] for name in absent) / total
     if lost <= MOST_MISSING and all(share[name] < USUAL for name in absent):
         return []
     lines = [
         f"{name!r} (in {share[name]:.0%} of the training stays, {events[name] / total:.1%} of the events; here in "
-        f"{here[name]:,} of {counted(n_stays, 'stay')})"
+        f"{events_here[name]:,} of {counted(n_stays, 'stay')})"
         for name in sorted(absent, key=lambda name: (-events[name], name))
     ]
     return [
@@ -133,36 +133,36 @@ def without_level(name: str) -> str:
 
 
 def _other_window(
-    training: Window, here: Window, lengths: NDArray[np.float64], training_hours: float | None
+    training: Window, window: Window, lengths: NDArray[np.float64], training_hours: float | None
 ) -> list[str]:
     """Events that were used up to another time than in training."""
-    if training.at is not None and here.at is not None:
-        differ = abs(training.predicted - here.predicted) > MOST_OTHERS or _at_other_hours(training, here)
-    elif training.at is not None or here.at is not None:
+    if training.at is not None and window.at is not None:
+        differ = abs(training.predicted - window.predicted) > MOST_OTHERS or _at_other_hours(training, window)
+    elif training.at is not None or window.at is not None:
         differ = True
     elif len(lengths) < FEWEST_STAYS:
         differ = False
     elif training.cut is None:
-        differ = here.cut is not None and training_hours is not None and here.cut < training_hours
+        differ = window.cut is not None and training_hours is not None and window.cut < training_hours
     else:
-        end = float(np.median(lengths)) if here.cut is None else here.cut
-        differ = end > LONGER * training.cut or (here.cut is not None and LONGER * end < training.cut)
+        end = float(np.median(lengths)) if window.cut is None else window.cut
+        differ = end > LONGER * training.cut or (window.cut is not None and LONGER * end < training.cut)
     return [
-        f"Another window than in training. Trained on {training}; these stays: {here}. Cut them as in training "
+        f"Another window than in training. Trained on {training}; these stays: {window}. Cut them as in training "
         "(--until_hour, or prediction times in the labels), or train a model on such stays."
     ] * differ
 
 
-def _at_other_hours(training: Window, here: Window) -> bool:
+def _at_other_hours(training: Window, window: Window) -> bool:
     """Whether predictions are made at other hours of the stay than in training."""
     assert training.at is not None
-    assert here.at is not None
-    if training.hour is not None and here.hour is not None:
-        return abs(here.hour - training.hour) > FIXED * max(abs(training.hour), abs(here.hour))
-    if here.hour is None and here.stays < FEWEST_STAYS:
+    assert window.at is not None
+    if training.hour is not None and window.hour is not None:
+        return abs(window.hour - training.hour) > FIXED * max(abs(training.hour), abs(window.hour))
+    if window.hour is None and window.stays < FEWEST_STAYS:
         return False
     low, _, high = training.at
-    return not low / LARGER <= here.at[1] <= high * LARGER
+    return not low / LARGER <= window.at[1] <= high * LARGER
 
 
 def _unknown_variables(events: Counter[str], known_events: float) -> list[str]:

@@ -60,16 +60,16 @@ class Reason:
     @property
     def words(self) -> str:
         """Such as `Lactate last 4.1 (high)`."""
-        what, when = in_words(self.summary)
+        statistic, when = in_words(self.summary)
         if self.level in (PRESENT, ABSENT):
             return f"{self.variable} {LEVELS[self.level]}"
         if np.isnan(self.value):
             if self.level != MISSING:  # no value describes it
                 return self.variable
-            absent = (what, "missing") if self.is_known and not when else ("not measured", when * self.is_known)
+            absent = (statistic, "missing") if self.is_known and not when else ("not measured", when * self.is_known)
             return " ".join(filter(None, (self.variable, *absent)))
         level = f"({LEVELS[self.level]})" * (self.level != USUAL)
-        return " ".join(filter(None, (self.variable, what, when, f"{self.value:.4g}", level)))
+        return " ".join(filter(None, (self.variable, statistic, when, f"{self.value:.4g}", level)))
 
     def __str__(self) -> str:
         return f"{self.words}: {self.contribution:+.2g}"

@@ -72,21 +72,21 @@ def coverage_of(cohort: Cohort, known: Sequence[str] | None, profile: Profile | 
         known: the variables that the model was trained on; None: its checkpoint does not say.
         profile: of the training stays; None: its checkpoint does not say.
     """
-    here = Counter(dict(zip(cohort.vocabulary, event_counts(cohort).tolist(), strict=True)))
+    events_here = Counter(dict(zip(cohort.vocabulary, event_counts(cohort).tolist(), strict=True)))
     for left_out in cohort.manifest["report"].get("unknown_variables", {}).values():
-        here.update(left_out)
-    names = here.keys() if known is None else set(known)
+        events_here.update(left_out)
+    names = events_here.keys() if known is None else set(known)
     training = Counter[str]()
     for name in names if profile is None else profile.variables:
         training[without_level(name)] += 0 if profile is None else profile.variables[name][0]
-    there = {without_level(name) for name, events in here.items() if events and name in names}
+    there = {without_level(name) for name, events in events_here.items() if events and name in names}
     missing = [name for name, _ in training.most_common() if name not in there]
     counts = {
         "variables": len(training) - len(missing),
         "of_variables": len(training),
         "missing": missing,
-        "events": here.total(),
-        "events_read": sum(events for name, events in here.items() if name in names),
+        "events": events_here.total(),
+        "events_read": sum(events for name, events in events_here.items() if name in names),
     }
     if profile is not None:
         lost = sum(training[name] for name in missing)

@@ -264,7 +264,7 @@ def _cautions(evaluated: Predictions, is_selected: bool) -> list[str]:
 
 def result_text(content: Plain) -> str:
     """What is printed of an evaluation."""
-    of = f" of {content['patients']:,} patients" * (content["resampled"] == "patients")
+    patients = f" of {content['patients']:,} patients" * (content["resampled"] == "patients")
     primary, counted = content["primary"], ""
     if "positives" in content:
         counted = f", {content['positives']:,} positive (prevalence {content['prevalence']:.1%})"
@@ -272,7 +272,7 @@ def result_text(content: Plain) -> str:
     lines = [
         *verdict_lines(content),
         content["checkpoint"],
-        f"  task {content['task']}, split {content['split']}: {content['stays']:,} stays{of}{counted}; label "
+        f"  task {content['task']}, split {content['split']}: {content['stays']:,} stays{patients}{counted}; label "
         f"{content['label_name']}",
         "",
         f"  {'metric':<{width}}{'value':>8}   95 % interval (over {content['resampled']})",

@@ -92,9 +92,9 @@ def encode(backbone: Backbone, batch: Batch, embeddings: torch.Tensor) -> tuple[
     return mu.float().cpu().numpy(), history.float().cpu().numpy()
 
 
-def split_by_stay(part: Embedded) -> Iterator[tuple[str, np.ndarray]]:
+def split_by_stay(batch: Embedded) -> Iterator[tuple[str, np.ndarray]]:
     """("<id>/mu" or "<id>/history", rows of the stay) for every stay of a batch."""
-    ends = np.cumsum(part.n_sets)
-    for stay, start, end in zip(part.stay_id.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-        yield f"{stay}/mu", part.mu[start:end]
-        yield f"{stay}/history", part.history[start:end]
+    ends = np.cumsum(batch.n_sets)
+    for stay, start, end in zip(batch.stay_id.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        yield f"{stay}/mu", batch.mu[start:end]
+        yield f"{stay}/history", batch.history[start:end]

@@ -253,17 +253,17 @@ def require_decisions(asked: DecisionSettings, scorers: Sequence[Scorer]) -> Non
 
 def _require_same_stays(scorers: Sequence[Scorer], tables: Sequence[Predictions]) -> None:
     """Raises InputError unless all checkpoints were evaluated on the same stays with the same labels."""
-    one, first = scorers[0], tables[0]
+    main, first = scorers[0], tables[0]
     for scorer, other in zip(scorers[1:], tables[1:], strict=True):
-        if any(getattr(scorer.spec, name) != getattr(one.spec, name) for name in ("task", "names", "classes")):
+        if any(getattr(scorer.spec, name) != getattr(main.spec, name) for name in ("task", "names", "classes")):
             raise InputError(
-                f"{scorer.path} predicts {scorer.spec.title} ({scorer.spec.task}) and {one.path} {one.spec.title} "
-                f"({one.spec.task}), so they cannot be compared. Pass checkpoints of one task and the same labels."
+                f"{scorer.path} predicts {scorer.spec.title} ({scorer.spec.task}) and {main.path} {main.spec.title} "
+                f"({main.spec.task}), so they cannot be compared. Pass checkpoints of one task and the same labels."
             )
         same = np.array_equal(other.stay_id, first.stay_id)
         if not same or not np.array_equal(other.target, first.target, equal_nan=True):
             raise InputError(
-                f"{scorer.path} and {one.path} are evaluated on different stays or labels ({len(other):,} and "
+                f"{scorer.path} and {main.path} are evaluated on different stays or labels ({len(other):,} and "
                 f"{len(first):,} stays), so they cannot be compared. Pass --data_dir to evaluate them on the same."
             )
 

@@ -87,7 +87,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         ]
 
 
-def _say(result: Reproduced, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _say(result: Reproduced, before: dict[str, Any], current: dict[str, Any]) -> None:
     names = [name for name in (_rows(result.run) or [{}])[0] if name != "epoch"]
     same = [name for name in names if name not in result.differ]
     print(f"\nThe run {result.run} again, in {result.again}")
@@ -95,7 +95,7 @@ def _say(result: Reproduced, before: dict[str, Any], now: dict[str, Any]) -> Non
     for name, how in result.differ.items():
         print(f"  {name} differs, {how}")
     if result.differ:
-        one, other = (identity(run) | run["versions"] | {"values": run["values"]} for run in (before, now))
+        one, other = (identity(run) | run["versions"] | {"values": run["values"]} for run in (before, current))
         inputs = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
         print(
             f"  other inputs, settings or versions: {', '.join(sorted(inputs)) or 'none; another computer or threads?'}"

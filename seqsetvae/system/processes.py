@@ -92,17 +92,17 @@ def check_processes(devices: int, num_nodes: int) -> None:
     Raises:
         InputError: other numbers, or several computers without either of them.
     """
-    here = this_process()
-    if here.world_size == 1 and num_nodes > 1:
+    process = this_process()
+    if process.world_size == 1 and num_nodes > 1:
         raise InputError(
             f"num_nodes: received {num_nodes}; the same command must be started on each node by torchrun or srun, see "
             "docs/clusters.md"
         )
-    if here.world_size > 1 and (here.local_world_size != devices or here.world_size != devices * num_nodes):
-        nodes = here.world_size // here.local_world_size
+    if process.world_size > 1 and (process.local_world_size != devices or process.world_size != devices * num_nodes):
+        local = process.local_world_size
         raise InputError(
-            f"devices, num_nodes: received {devices} and {num_nodes}; {here.world_size} processes were started, "
-            f"{here.local_world_size} on this node: pass --devices {here.local_world_size} --num_nodes {nodes}, or, if "
+            f"devices, num_nodes: received {devices} and {num_nodes}; {process.world_size} processes were started, "
+            f"{local} on this node: pass --devices {local} --num_nodes {process.world_size // local}, or, if "
             f"another program has left them in the environment, unset {' '.join(ENVIRONMENT)}"
         )
 
@@ -187,14 +187,14 @@ def init_distributed(use_gpu: bool) -> None:
     Raises:
         InputError: another program uses the port, or not all processes are there after `LONGEST_START`.
     """
-    here = this_process()
-    if here.world_size == 1:
+    process = this_process()
+    if process.world_size == 1:
         return
     import torch
     from torch import distributed
 
     if use_gpu:
-        torch.cuda.set_device(here.local_rank)
+        torch.cuda.set_device(process.local_rank)
     if distributed.is_initialized():
         return
     try:
@@ -204,7 +204,7 @@ def init_distributed(use_gpu: bool) -> None:
     except RuntimeError as error:  # also gloo's, which has no type of its own
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(
-            f"{address}: the {here.world_size} processes of this run cannot meet there "
+            f"{address}: the {process.world_size} processes of this run cannot meet there "
             f"({str(error).splitlines()[0]}). If another program uses the port, set MASTER_PORT to a free one; if "
             "processes are missing, look for their errors, and whether all nodes reach this address."
         ) from None
@@ -222,14 +222,14 @@ def lost_another(error: RuntimeError) -> bool:
 
 def finish_distributed() -> None:
     """Destroy the process group: the first process continues alone, the others exit with status 0."""
-    here = this_process()
-    if here.world_size == 1:
+    process = this_process()
+    if process.world_size == 1:
         return
     from torch import distributed
 
     barrier()
     distributed.destroy_process_group()
-    if not here.is_first:
+    if not process.is_first:
         sys.exit(0)
     for name in ENVIRONMENT:
         del os.environ[name]
@@ -248,32 +248,32 @@ def first_process_first() -> Iterator[None]:
 
 def broadcast_from_first(make: Callable[[], Value]) -> Value:
     """What `make` returns in the first process, which alone calls it."""
-    here = this_process()
-    if here.world_size == 1:
+    process = this_process()
+    if process.world_size == 1:
         return make()
     from torch import distributed
 
-    values: list[Any] = [make() if here.is_first else None]
+    values: list[Any] = [make() if process.is_first else None]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
 
 
 def all_gather(value: Value) -> list[Value]:
     """The values of all processes, by rank, in all of them."""
-    here = this_process()
-    if here.world_size == 1:
+    process = this_process()
+    if process.world_size == 1:
         return [value]
     from torch import distributed
 
-    values: list[Any] = [None] * here.world_size
+    values: list[Any] = [None] * process.world_size
     distributed.all_gather_object(values, value)
     return values
 
 
 def own_share() -> dict[str, Any]:
     """Arguments of a loader for the share of this process in the batches of one process: every n-th of them."""
-    here = this_process()
-    return {"rank": here.rank, "world_size": here.world_size, "equal_steps": False}
+    process = this_process()
+    return {"rank": process.rank, "world_size": process.world_size, "equal_steps": False}
 
 
 def all_gather_rows(parts: Sequence[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
@@ -294,15 +294,15 @@ def gather_to_first(own: Iterable[Value], count: int) -> Iterator[Value]:
 
     They are sent one by one, so no process holds more than one of each. `count` is how many `own` has.
     """
-    here = this_process()
-    if here.world_size == 1:
+    process = this_process()
+    if process.world_size == 1:
         yield from own
         return
     from torch import distributed
 
     values = iter(own)
     for _ in range(broadcast_from_first(lambda: count)):  # the first process has the most
-        gathered: list[Any] | None = [None] * here.world_size if here.is_first else None
+        gathered: list[Any] | None = [None] * process.world_size if process.is_first else None
         distributed.gather_object(next(values, None), gathered)
         yield from (value for value in gathered or () if value is not None)
 

@@ -136,10 +136,10 @@ def watched_cores(threads: int, seconds: float = SECONDS) -> Iterator[None]:
         timer.join()  # what it has begun to print is printed
 
 
-def _warn_if_busy(before: tuple[float, float], now: tuple[float, float] | None, threads: int) -> None:
-    if now is None:
+def _warn_if_busy(before: tuple[float, float], seconds: tuple[float, float] | None, threads: int) -> None:
+    if seconds is None:
         return
-    ran, waited = (max(0.0, after - earlier) for after, earlier in zip(now, before, strict=True))
+    ran, waited = (max(0.0, after - earlier) for after, earlier in zip(seconds, before, strict=True))
     share = waited / max(ran + waited, 1e-9)
     if share > BUSY:
         warn(

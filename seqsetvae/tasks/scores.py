@@ -188,23 +188,23 @@ def logistic_regression(label: Floats | Ints, covariates: Floats, offset: Floats
     products = (design[:, :, None] * design[:, None, :]).reshape(len(label), -1)  # [n, (1 + C)²]
     width = design.shape[1]
     coefficients = np.full((len(weights), width), np.nan)
-    left, now = np.arange(len(weights)), np.zeros((len(weights), width))
+    left, estimate = np.arange(len(weights)), np.zeros((len(weights), width))
     if len(weights) > 1:  # the coefficients of the whole sample are close to those of its resamples
-        now += np.nan_to_num(logistic_regression(label, covariates, offset, np.ones((1, len(label)))))
+        estimate += np.nan_to_num(logistic_regression(label, covariates, offset, np.ones((1, len(label)))))
     observed = weights @ (label[:, None] * design)
     for _ in range(NEWTON_STEPS):
-        probability = expit(offset + now @ design.T)
+        probability = expit(offset + estimate @ design.T)
         expected = weights * probability
         gradient = observed - expected @ design
         expected -= expected * probability  # weights · p · (1 - p)
         step, solved = _solve((expected @ products).reshape(-1, width, width), gradient)
         solved &= expected.sum(axis=1) > SEPARATED * weights.sum(axis=1)
-        now = now + step
+        estimate = estimate + step
         converged = solved & (np.abs(step).max(axis=1) < SMALLEST_STEP)
-        coefficients[left[converged]] = now[converged]
+        coefficients[left[converged]] = estimate[converged]
         go_on = solved & ~converged
         if not go_on.all():
-            left, now, weights, observed = left[go_on], now[go_on], weights[go_on], observed[go_on]
+            left, estimate, weights, observed = left[go_on], estimate[go_on], weights[go_on], observed[go_on]
         if not len(left):
             break
     return coefficients

@@ -107,7 +107,7 @@ def _read(path: Path) -> ResumePoint:
     return point
 
 
-def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def check_same_inputs(recorded: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
     """Compare the config.json of a run with what it would be now; says where only the last bits may differ.
 
     Raises:
@@ -116,22 +116,22 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
     cohort = recorded.get("cohort")
     if not isinstance(cohort, dict) or "content" not in cohort or "versions" not in recorded:
         raise InputError(f"{folder / CONFIG}: damaged, it does not say which data the run is of. Start a new run.")
-    if cohort["content"] != now["cohort"]["content"]:
+    if cohort["content"] != current["cohort"]["content"]:
         raise InputError(
-            f"{folder}: the data in {now['cohort']['path']} have changed since the run began, so it cannot be resumed. "
-            "Restore the data, or start a new run."
+            f"{folder}: the data in {current['cohort']['path']} have changed since the run began, so it cannot be "
+            "resumed. Restore the data, or start a new run."
         )
-    if recorded.get("pretrained_checksum") != now["pretrained_checksum"]:
+    if recorded.get("pretrained_checksum") != current["pretrained_checksum"]:
         raise InputError(
             f"{folder}: the pretrained checkpoint has changed since the run began, so it cannot be resumed. "
             "Restore the file, or start a new run."
         )
-    if recorded["versions"] != now["versions"]:
-        before, after = recorded["versions"], now["versions"]
+    if recorded["versions"] != current["versions"]:
+        before, after = recorded["versions"], current["versions"]
         warn(f"The run began with {before} and is resumed with {after}, so the last digits may differ.")
-    if recorded.get("threads", now["threads"]) != now["threads"]:  # not in runs of earlier versions
+    if recorded.get("threads", current["threads"]) != current["threads"]:  # not in runs of earlier versions
         warn(
-            f"Threads: {recorded['threads']} before, {now['threads']} from now on, so the last digits may differ "
+            f"Threads: {recorded['threads']} before, {current['threads']} from now on, so the last digits may differ "
             "(OMP_NUM_THREADS)."
         )
 
@@ -170,7 +170,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same_run(
-    recorded: Any, now: Mapping[str, Any], state: RunState, metrics: Collection[str], path: Path
+    recorded: Any, current: Mapping[str, Any], state: RunState, metrics: Collection[str], path: Path
 ) -> None:
     """Compare a checkpoint with the run: its identity, where names that only one has are those of another version.
 
@@ -178,7 +178,7 @@ def require_same_run(
         InputError: the checkpoint is of another run.
     """
     theirs = recorded if isinstance(recorded, Mapping) else {}
-    differ = [name for name, value in now.items() if name in theirs and theirs[name] != value]
+    differ = [name for name, value in current.items() if name in theirs and theirs[name] != value]
     if any(not row.metrics.keys() >= set(metrics) for row in state.rows):
         differ.append("metrics")
     if differ:

@@ -206,7 +206,7 @@ def _refuse_splits_of_all(cohort: Cohort) -> None:
 
 def _require_whole_subjects(cohorts: Sequence[Cohort]) -> None:
     """Raises InputError if a stay or a subject is in two cohorts."""
-    for what, name in (("stay", "stay_id"), ("subject", "subject_id")):
+    for kind, name in (("stay", "stay_id"), ("subject", "subject_id")):
         numbers = [
             np.unique(np.concatenate([getattr(split, name) for split in cohort.splits.values()])) for cohort in cohorts
         ]
@@ -214,7 +214,7 @@ def _require_whole_subjects(cohorts: Sequence[Cohort]) -> None:
         if len(twice):
             places = [cohort.path.name for cohort, own in zip(cohorts, numbers, strict=True) if twice[0] in own]
             raise InputError(
-                f"{cohorts[0].path.parent}: {counted(len(twice), what)} in more than one cohort, such as {twice[0]} in "
+                f"{cohorts[0].path.parent}: {counted(len(twice), kind)} in more than one cohort, such as {twice[0]} in "
                 f"{' and '.join(places[:2])}. All rows of a subject must be in one of them. Ids that are texts, and "
                 "several predictions of an id, are numbered anew in each: write ids as whole numbers, with one "
                 "prediction each, or compile all tables at once."
