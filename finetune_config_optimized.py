@@ -76,7 +76,7 @@ forecast_hours = 6.0  # forecasting: length of the next period that is forecast,
 # --- Schedule (patience counts validations, one at the end of each epoch) ---------------------------------------------
 max_epochs = 20  # maximum number of epochs, both fine-tuning stages together
 unfreeze_after = 1  # epochs of stage 1 (frozen backbone); 0: unfrozen from the start, None: always frozen
-lr_schedule = "plateau"  # fine-tuning: plateau (see lr_factor) or cosine (half a cosine to min_lr over max_epochs)
+lr_schedule = "plateau"  # fine-tuning: plateau (see lr_factor) or cosine (half a cosine to min_lr in each stage)
 keep = "best"  # fine-tuning: best.ckpt holds the epoch with the best val_auc, or with last the last one (no selection)
 ema_decay = None  # fine-tuning: weights are exponential moving averages with this decay per step; None: no averages
 lr_factor = 0.8  # fine-tuning: factor applied to the learning rates when val_auc stops improving

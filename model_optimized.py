@@ -123,7 +123,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         return ("head", *rates_of_parts(self.backbone, self.tuning, self.learning_rates))
 
     def forward(self, batch: Batch | PooledBatch) -> torch.Tensor:
-        """Logits of each stay [N, 2], and in training of each member of an ensemble head [N, K, 2]."""
+        """Outputs of the head, in training of each member of an ensemble: [N, O] or [N, K, O]; O = 2 for one label."""
         if isinstance(self.backbone, BesideSummaries):
             return self.head(self.backbone.pooled(batch, self.embeddings, self.pooling))
         return self.head(batch.pooled if isinstance(batch, PooledBatch) else self.pooled(batch))

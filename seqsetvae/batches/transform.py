@@ -109,7 +109,7 @@ class ZScore:
         return replace(self, rare=tuple(sorted({*self.rare, *(name for name in vocabulary if name not in known)})))
 
     def values_read(self, name: str) -> bool:
-        """Whether values of each variable are read [V]; those of rare variables are not."""
+        """Whether it is not rare."""
         return name not in self.rare
 
     def change(self, cohort: Cohort) -> ValueChange:
@@ -198,7 +198,7 @@ class Quantiles:
         return self
 
     def values_read(self, name: str) -> bool:
-        """Whether values of each variable are read [V]; those of rare variables, which have no quantiles, are not."""
+        """Whether it has quantiles, which rare variables have not."""
         return name in self.quantiles
 
     def change(self, cohort: Cohort) -> ValueChange:

@@ -12,7 +12,7 @@ from seqsetvae.settings.kinds import BOOLEAN
 from seqsetvae.settings.tuning import TuningSettings, resolved
 from seqsetvae.tasks import TaskSettings
 
-HELP = "train a classifier on a pretrained checkpoint"
+HELP = "train a head on a backbone, pretrained or new, to predict labels of stays"
 NEEDS = ("data_dir",)
 BODY = "seqsetvae.runs.finetune"
 

@@ -81,7 +81,7 @@ def bootstrap(
 ) -> dict[Any, Interval]:
     """Each metric of the whole sample, with its percentile interval over stratified resamples of the subjects.
 
-    `figures` maps weights [R, n] to values [R]. The same label, subject, number and seed give the same resamples, so
+    `metrics` maps weights [R, n] to values [R]. The same label, subject, number and seed give the same resamples, so
     differences of two models are paired. With zeros in place of the label [n] the number of stays with the outcome
     varies too, as it would in other data; without `subject` [n] stays are resampled.
     """

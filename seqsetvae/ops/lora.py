@@ -83,7 +83,7 @@ def adapters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def with_adapters(state: dict[str, torch.Tensor], adapter_state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict that `merged_state` was made from; `taken` is what `adapters` returned."""
+    """The state dict that `merged_state` was made from; `adapter_state` is from `adapters`."""
     merged = {
         name.removesuffix("." + _ORIGINAL).replace(_PART, ".") for name in adapter_state if name.endswith(_ORIGINAL)
     }

@@ -5,7 +5,7 @@ labels (classes, mean and std) is its Spec, which is kept in the checkpoint. `ou
 what the head gave; `target` [n, K] is in the unit of each column, NaN where a stay has no label in it.
 
 The task itself
-    HELP, Settings (a dataclass of settings of its own), RECIPE (values of other settings, where the user sets none)
+    HELP: what the labels are, for --help
     OFFERS: what only some tasks have: settings of the loss, flags of predict
     LABEL_IN_COHORT: labels are those of the cohort. Else they are cells of a file of labels, text [n, K], and there are
         fit(names, cells, file) → Spec: what the task is on the labelled training stays
@@ -47,12 +47,11 @@ Legend: N stays of a batch, n stays, K columns of labels, O outputs, R resamples
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.settings.declare import selected, setting
+from seqsetvae.settings.declare import setting
 from seqsetvae.settings.groups import DataSettings, LossSettings
 from seqsetvae.settings.kinds import OneOf
 from seqsetvae.system.errors import InputError
@@ -92,7 +91,6 @@ class TaskSettings:
     """What is predicted."""
 
     task: str = setting(OneOf(lambda: TASKS), default=BINARY)
-    values: Mapping[str, Any] = selected(TASKS, by="task", attribute="Settings")  # and the RECIPE of the task
 
     @property
     def label_in_cohort(self) -> bool:

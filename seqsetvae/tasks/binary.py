@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from seqsetvae.settings.groups import LossSettings
 
 HELP = "one column of 0 and 1 (default)"
-RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "auprc")
 WATCHED = "auc"
 BY_GROUP = ("auroc", "calibration_intercept", "sensitivity", "specificity")  # metrics that groups are compared by
@@ -35,16 +34,6 @@ NO_LABEL = -1  # as in seqsetvae.batches.batch, which imports torch
 SAME = 1e-9  # difference between two computations of one threshold that rounding explains
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """No settings of its own."""
-
-
-def encode(spec: Spec, target: Floats) -> Floats:
-    """Targets unchanged."""
-    return target
 
 
 def predicted(output: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "one column of classes, as numbers or text"
-RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "accuracy")  # mean over the classes of one class against the others; share of right classes
 WATCHED = "auc"
 CONSTANT = "shares of the classes"  # the baseline that looks at no stay
@@ -29,17 +28,12 @@ LABEL_IN_COHORT = False
 LESS_IS_BETTER = ("log loss",)
 OFFERS: tuple[str, ...] = ()
 labels, counts, strata = common.labels, common.counts, common.strata
-predicted, weight = common.predicted, common.weight
+encode, predicted, weight = common.encode, common.predicted, common.weight
 
 TEMPERATURES = (0.05, 20.0)  # between which one is sought
 MOST_CLASSES = 100  # more are not classes but, for example, numbers to be predicted
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """No settings of its own."""
 
 
 def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
@@ -73,11 +67,6 @@ def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
             f"classes are {', '.join(spec.classes)}"
         )
     return np.array([[place[cell]] for cell in cells[:, 0].tolist()], dtype=np.float64).reshape(-1, 1)
-
-
-def encode(spec: Spec, target: Floats) -> Floats:
-    """Targets as they are."""
-    return target
 
 
 def loss(

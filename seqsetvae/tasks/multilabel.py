@@ -21,21 +21,15 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "several columns of 0 and 1"
-RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "auprc")  # means over the labels
 WATCHED = "auc"
 CONSTANT = "prevalence"  # the baseline that looks at no stay
 LABEL_IN_COHORT = False
 OFFERS: tuple[str, ...] = ()
 labels, counts, strata = common.labels, common.counts, common.strata
-predicted, weight = common.predicted, common.weight
+encode, predicted, weight = common.encode, common.predicted, common.weight
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """No settings of its own."""
 
 
 def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
@@ -52,11 +46,6 @@ def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
 def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
     """0, 1 or NaN: [n, K]."""
     return common.numbers(spec.names, cells, file, lambda value: np.isin(value, (0.0, 1.0)), "0, 1, empty")
-
-
-def encode(spec: Spec, target: Floats) -> Floats:
-    """Targets as they are."""
-    return target
 
 
 def loss(

@@ -7,7 +7,6 @@ column. Legend: n stays, K columns (and outputs), R resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "one column of numbers or several (predicted in their unit)"
-RECIPE: dict[str, Any] = {}
 METRICS = ("r2",)  # a mean over the columns
 WATCHED = "r2"
 CONSTANT = "training mean"  # the baseline that looks at no stay
@@ -35,11 +33,6 @@ Calibration = None
 Floats = NDArray[np.float64]
 LARGEST = 1e12  # a label beyond is a fault of the file; the squares of far larger ones are infinite
 FURTHEST = 1e6  # standard deviations
-
-
-@dataclass(frozen=True)
-class Settings:
-    """No settings of its own."""
 
 
 def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:

@@ -236,6 +236,6 @@ def _chance_advice(best: Row, positives: int, negatives: int) -> list[str]:
     else:
         return []
     return [
-        f"{finding} Check the labels (python data.py check). Of a pretrained backbone, that the loading table shows "
-        "the whole of it, and that stats.csv and cached.csv are those of the pretraining."
+        f"{finding} Check the labels (python data.py check). If the backbone is pretrained, check that the table "
+        "of loaded weights lists no missing ones, and that stats.csv and cached.csv are those of its training."
     ]
