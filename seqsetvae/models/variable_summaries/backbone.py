@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import seqsetvae.models.variable_summaries.encoding as encoding  # not from the package: it imports this file
 from seqsetvae.batches.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
 from seqsetvae.models.backbone import BackboneBase
-from seqsetvae.models.variable_summaries import encoding
 from seqsetvae.models.variable_summaries.derived import COMBINATIONS
 from seqsetvae.models.variable_summaries.inputs import Inputs
 from seqsetvae.models.variable_summaries.prepare import (
