@@ -119,7 +119,9 @@ class FiniteWatch(pl.Callback):
 
     def _require_finite(self, first: float | None) -> None:
         """Raises NotFiniteError, in all processes, if a loss up to here was not finite in one of them."""
-        if first is not None and (first := min(all_gather(first))) < FiniteCheck.NONE:
+        # On a GPU a number may have arrived (DelayedNumber) in one process only, and all of them must gather.
+        first = min(all_gather(FiniteCheck.NONE if first is None else first))
+        if first < FiniteCheck.NONE:
             raise NotFiniteError(
                 f"train_loss is not finite: that of batch {first:.0f} of the epoch is NaN or infinite. Lower the "
                 "learning rates, or use --precision 32-true, or check the values of its stays (python data.py check). "

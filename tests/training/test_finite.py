@@ -8,6 +8,7 @@ import torch
 
 from seqsetvae.tasks.model import Loss
 from seqsetvae.training import feature_pass, finite
+from seqsetvae.training.run_folder import RunFolder
 from tests.command import command, finetune, run_of
 
 BAD = 5  # the batch, counted from 0, whose loss becomes NaN
@@ -108,3 +109,12 @@ def test_pretraining_is_watched_too(compiled, tmp_path, monkeypatch):
     assert "train_loss is not finite: that of batch 1" in errors
     content = json.loads((run_of(tmp_path, "pretrain") / "bad_batch.json").read_text(encoding="utf-8"))
     assert content["stays"] == seen[1]
+
+
+def test_a_process_whose_number_has_not_arrived_learns_of_the_loss_of_another(tmp_path, monkeypatch):
+    check = finite.FiniteCheck(RunFolder(tmp_path), stage=1)
+    monkeypatch.setattr(finite, "all_gather", lambda own: [own, 3.0])
+    with pytest.raises(finite.NotFiniteError, match="batch 3 of the epoch"):
+        check._require_finite(None)
+    monkeypatch.setattr(finite, "all_gather", lambda own: [own, own])
+    check._require_finite(None)
