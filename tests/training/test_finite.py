@@ -112,7 +112,7 @@ def test_pretraining_is_watched_too(compiled, tmp_path, monkeypatch):
 
 
 def test_a_process_whose_number_has_not_arrived_learns_of_the_loss_of_another(tmp_path, monkeypatch):
-    check = finite.FiniteCheck(RunFolder(tmp_path), stage=1)
+    check = finite.FiniteWatch(RunFolder(tmp_path), stage=1)
     monkeypatch.setattr(finite, "all_gather", lambda own: [own, 3.0])
     with pytest.raises(finite.NotFiniteError, match="batch 3 of the epoch"):
         check._require_finite(None)
