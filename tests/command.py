@@ -117,5 +117,5 @@ def change_config(monkeypatch: pytest.MonkeyPatch, **changes: object) -> ModuleT
     """The command sees a config file in which the user has changed or added these lines."""
     module = ModuleType("finetune_config_optimized")
     vars(module).update({name: value for name, value in vars(config).items() if not name.startswith("_")} | changes)
-    monkeypatch.setattr(train_optimized, "load", lambda _: module)
+    monkeypatch.setattr(train_optimized, "load_config", lambda _: module)
     return module

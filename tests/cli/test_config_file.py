@@ -285,7 +285,7 @@ def test_all_modes_ignore_lines_that_they_do_not_read(monkeypatch, tmp_path):
 
 
 def test_an_empty_config_module_is_one_error(monkeypatch):
-    monkeypatch.setattr("train_optimized.load", lambda _: ModuleType("finetune_config_optimized"))
+    monkeypatch.setattr("train_optimized.load_config", lambda _: ModuleType("finetune_config_optimized"))
     assert command("finetune")[2].startswith("error: finetune_config_optimized.py: contains no settings")
 
 
