@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import seqsetvae.tasks.decisions as deciding
 from seqsetvae.tasks.spec import Calibration as Fitted
 from seqsetvae.tasks.spec import Spec
+from seqsetvae.tasks.spec import encode as encode
 
 if TYPE_CHECKING:
     import torch
