@@ -195,7 +195,7 @@ class Cohort:
 def join_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Concatenated index ranges [start, start + length) without a Python loop.
 
-    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    >>> join_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
     """
     before = np.cumsum(lengths) - lengths

@@ -161,7 +161,7 @@ def levels_of(texts: pa.Array) -> Counter[str]:
 def label_rule(values: Collection[str]) -> Callable[[str], str]:
     """The label of a cell that is not empty: 1 if it is one of the values, else 0; without values the cell itself.
 
-    >>> [one_for(["Expired", "2"])(cell) for cell in ("Expired", "Alive", "2.0", "0")]
+    >>> [label_rule(["Expired", "2"])(cell) for cell in ("Expired", "Alive", "2.0", "0")]
     ['1', '0', '1', '0']
     """
     if not values:
