@@ -18,7 +18,6 @@ from seqsetvae.cohort.variables import Variables
 from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
 from seqsetvae.models.head import build_head, recorded_settings
 from seqsetvae.models.members import Members
-from seqsetvae.models.seqsetvae.sizes import RUNNING_TIMES_PRETRAIN_LR
 from seqsetvae.ops.lora import adapters, merged_state, with_adapters
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.settings.tuning import TuningSettings
@@ -26,12 +25,10 @@ from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.model import GatheredOutputs, Loss
 from seqsetvae.training.metrics import FiniteCheck, RunningMean
 from seqsetvae.training.optimizer import (
-    RUNNING,
     LargeBatchGradient,
     adamw,
     backbone_groups,
     freeze,
-    note_pretrained,
     parameter_groups,
     rates_of_parts,
     set_training_mode,
@@ -88,7 +85,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self.variables = trained_on.variables
         self.tuning = tuning
         self.backbone = backbone
-        note_pretrained(backbone)
+        backbone.before_finetuning()
         self.spec = loss.spec
         self.head = build_head(backbone.pooled_width(self.pooling), head, self.spec.outputs)
         self.watched = f"val_{TASKS[self.spec.task].WATCHED}"
@@ -261,15 +258,12 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         self.log_dict(self.objective.end_of_validation(self.global_step))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; the weights that the loss never reaches have no gradient and are in no group.
-
-        Running statistics, whose map starts at zero, learn RUNNING_TIMES_PRETRAIN_LR times as fast.
-        """
-        running = getattr(self.model, "running", None)
-        of_running = [] if running is None else list(running.parameters())
-        groups = parameter_groups("model", self.model, self.lr, self.weight_decay, of_running)
-        if running is not None:
-            groups += parameter_groups(RUNNING, running, RUNNING_TIMES_PRETRAIN_LR * self.lr, self.weight_decay)
+        """AdamW; the weights that the loss never reaches have no gradient and are in no group."""
+        own = self.model.own_rates(self.lr, pretraining=True)
+        apart = [value for part, _ in own.values() for value in part.parameters()]
+        groups = parameter_groups("model", self.model, self.lr, self.weight_decay, apart)
+        for name, (part, rate) in own.items():
+            groups += parameter_groups(name, part, rate, self.weight_decay)
         return adamw(groups + parameter_groups("objective", self.objective, self.lr, self.weight_decay))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

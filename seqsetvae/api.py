@@ -142,7 +142,7 @@ def _resolved(mode: str, config: str | Path | None, settings: dict[str, Any]) ->
     """The command with these settings. Raises InputError, also for several processes, which only the command starts."""
     words = [mode]
     for name, value in settings.items():
-        words += _words(name, value)
+        words += _setting_words(name, value)
     modes = MODES | {"predict": SimpleNamespace(**vars(MODES["predict"]) | {"NEEDS": ("ckpt",)})}  # a table, no file
     call = resolve(load_config(SHIPPED if config is None else Path(config)), words, modes)
     if processes_of(call.settings) != (1, 1):
@@ -150,7 +150,7 @@ def _resolved(mode: str, config: str | Path | None, settings: dict[str, Any]) ->
     return call
 
 
-def _words(name: str, value: Any) -> list[str]:
+def _setting_words(name: str, value: Any) -> list[str]:
     """A setting as words of the command line, where None is none and a list is several values."""
     values = value if isinstance(value, list | tuple) else [value]
     texts = [str(each).lower() if each is None or isinstance(each, bool) else str(each) for each in values]

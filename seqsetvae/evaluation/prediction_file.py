@@ -125,7 +125,7 @@ def _samples_of(rows: pa.Table, samples: pa.Table) -> pa.Table:
     return samples.take(pa.array(order[at]))
 
 
-def has_dates(samples: pa.Table | None) -> bool:
+def samples_have_dates(samples: pa.Table | None) -> bool:
     """Whether the samples of an import are at points of time, and not at minutes since admission."""
     return samples is not None and pa.types.is_timestamp(samples.schema.field("start").type)
 
@@ -145,7 +145,7 @@ def meds_table(
     predicted = probability.to_numpy() >= (np.nan if threshold is None else threshold)
     micros = np.rint(np.nan_to_num(last_minute) * 60e6).astype(np.int64)
     subject, time = rows["stay_id"], pa.chunked_array([pa.array(micros)])
-    if samples is not None and has_dates(samples):
+    if samples is not None and samples_have_dates(samples):
         samples = _samples_of(rows, samples)
         last_event = pc.add(samples["start"].cast(pa.int64()), time)
         subject, time = samples["subject_id"], pc.coalesce(samples["prediction_time"].cast(pa.int64()), last_event)

@@ -117,12 +117,9 @@ _OF_SPLIT = {
 }
 
 
-def _of_evaluation(content: Plain) -> Plain:
+def evaluation_schema(content: Plain) -> Plain:
     """Schema of an evaluation of a split, perhaps with other cohorts, or of other cohorts alone."""
     return _ALONE if "external" in content and "figures" not in content else _OF_SPLIT
-
-
-EVALUATION = _of_evaluation
 
 
 def evaluation(

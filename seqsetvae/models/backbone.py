@@ -74,6 +74,13 @@ class BackboneBase(nn.Module):
     def after_step(self, lr: float) -> None:
         """Called after each optimizer step that trains the backbone."""
 
+    def before_finetuning(self) -> None:
+        """Called once its weights are those that fine-tuning begins with, before any other step of fine-tuning."""
+
+    def own_rates(self, lr: float, pretraining: bool = False) -> dict[str, tuple[nn.Module, float]]:
+        """The parts that have another learning rate where the rest has `lr`: (part, its rate) by name."""
+        return {}
+
     def variable_table(self, cohort: Cohort) -> torch.Tensor | None:
         """[V] or [V, ...] What takes the place of the embeddings in all methods; None: nothing does."""
         return None

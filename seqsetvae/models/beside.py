@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from seqsetvae.batches.batch import Batch, PooledBatch
 from seqsetvae.batches.transform import ValueTransform, ZScore
@@ -47,6 +48,13 @@ class BesideSummaries(BackboneBase):
 
     def after_step(self, lr: float) -> None:
         self.summaries.after_step(lr)
+
+    def before_finetuning(self) -> None:
+        self.main.before_finetuning()
+
+    def own_rates(self, lr: float, pretraining: bool = False) -> dict[str, tuple[nn.Module, float]]:
+        """The network on summaries has the rate of its recipe; `main` may have others."""
+        return {SUMMARIES: (self.summaries, variable_summaries.RECIPE["lr"]), **self.main.own_rates(lr, pretraining)}
 
     def table(self, batch: Batch | PooledBatch, embeddings: torch.Tensor) -> np.ndarray:
         """[N, C] of the network."""

@@ -135,10 +135,6 @@ class BoostedTrees:
             )
         return np.mean([booster.predict(table, **what) for booster in self._boosters], axis=0)
 
-    def as_plain(self) -> list[str]:
-        """A dictionary for a checkpoint."""
-        return self.models
-
 
 def _train(
     table: np.ndarray,

@@ -19,7 +19,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, open_cohort
-from seqsetvae.evaluation.results import EVALUATION
+from seqsetvae.evaluation.results import evaluation_schema
 from seqsetvae.system.console import WARNINGS
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.schema import read_checked
@@ -35,7 +35,7 @@ SCHEMAS: dict[str, Any] = {  # what a report uses of each .json file (system/sch
         "trained?": {"*": {"*": float}},
     },
     "run_state": {"passes?": [{"stays": float, "seconds": float}]},
-    "evaluation": EVALUATION,
+    "evaluation": evaluation_schema,
 }
 AGAIN = "Run --mode evaluate again to write it anew."
 SUFFIXES = (".csv", ".parquet")

@@ -14,7 +14,7 @@ from seqsetvae.cohort.folds import folds, unused_stays
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.evaluation.crossvalidation import PART, Columns, model_of, result_lines, results
 from seqsetvae.models.trees import lightgbm
-from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_fold
+from seqsetvae.runs.crossvalidation_jobs import Fold, changed_settings, predictions_of_fold
 from seqsetvae.runs.finetune import labels_of
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.system.errors import WARNING, Finding, InputError, Terminated
@@ -143,7 +143,7 @@ def _keep(plain: dict[str, Any], file: Path) -> None:
         recorded = read_json(file) if file.exists() else {}
     except InputError as error:
         raise InputError(f"{error}. Delete it: each fold has a record of its own settings.") from None
-    differ = differing(recorded, plain, Settings, file) if recorded else {}
+    differ = changed_settings(recorded, plain, Settings, file) if recorded else {}
     if differ:
         listed = "".join(f"\n  {name}: {before!r} there, {plain[name]!r} now" for name, before in differ.items())
         raise InputError(

@@ -226,7 +226,7 @@ RECORD = "predictions"  # its entry in the .json beside the predictions
 SCHEMA = {RECORD: {**dict.fromkeys(("file", "sha256", "fold"), str), "settings": {}}}
 
 
-def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], group: type, file: Path) -> dict[str, Any]:
+def changed_settings(recorded: Mapping[str, Any], now: Mapping[str, Any], group: type, file: Path) -> dict[str, Any]:
     """The recorded values of the settings of `group` that are others now; one that did not exist was its default."""
     known = {name: item.default for name, item in declared(group).items()} | current(recorded, file)
     return {name: known[name] for name, value in now.items() if name in known and known[name] != value}
@@ -266,7 +266,7 @@ class Job:
             return "its content is not what was written there (checksum)"
         if record["file"] != self.file.name or record["fold"] != self.fold:
             return "it is of another fold, training or data"
-        differ = differing(record["settings"], self.settings, self.group, self.file)
+        differ = changed_settings(record["settings"], self.settings, self.group, self.file)
         return f"it is of other settings ({', '.join(differ)})" if differ else None
 
     def write(self, columns: Columns, about: Mapping[str, Any]) -> None:

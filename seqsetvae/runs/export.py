@@ -24,9 +24,9 @@ from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
 from seqsetvae.evaluation.model_card import hub_metadata, model_card
 from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
-from seqsetvae.evaluation.results import EVALUATION
+from seqsetvae.evaluation.results import evaluation_schema
 from seqsetvae.models.members import TREES
-from seqsetvae.runs.evaluate import EVALUATION as EVALUATION_FILE
+from seqsetvae.runs.evaluate import EVALUATION
 from seqsetvae.runs.opening import load_pretrained, open_run
 from seqsetvae.runs.scoring import data_dir_of_run, is_data_of_run, open_scorer
 from seqsetvae.settings.declare import changed
@@ -250,8 +250,8 @@ def _card(
 
 def _evaluation(model: Exported) -> dict[str, Any] | None:
     """The evaluation of this checkpoint in the folder of its run, if there is one."""
-    file = None if model.folder is None else model.folder.path / EVALUATION_FILE
-    content = None if file is None or not file.is_file() else read_checked(file, EVALUATION)
+    file = None if model.folder is None else model.folder.path / EVALUATION
+    content = None if file is None or not file.is_file() else read_checked(file, evaluation_schema)
     return content if content is not None and Path(content["checkpoint"]).name == model.path.name else None
 
 

@@ -15,9 +15,9 @@ from seqsetvae.evaluation.explain import Explanation
 from seqsetvae.evaluation.prediction_file import (
     every_set_table,
     explanation_table,
-    has_dates,
     meds_table,
     prediction_table,
+    samples_have_dates,
     with_calibration,
     with_ids,
     with_reasons,
@@ -162,7 +162,7 @@ def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration:
     """The rows with a prediction, in the schema of MEDS; prints how stays and times are expressed in it."""
     samples = read_samples(scorer.cohort)
     keys = "the stay; prediction_time is the time of its last event, in minutes since admission counted from 1970-01-01"
-    if has_dates(samples):
+    if samples_have_dates(samples):
         keys = "that of the imported data, prediction_time too (the last event, where they have none)"
     is_calibrated = table["calibrated_probability"].null_count < len(table)
     print(f"MEDS: subject_id is {keys}; the probability is {'calibrated' if is_calibrated else 'not calibrated'}")

@@ -50,7 +50,7 @@ def run(settings: Settings) -> Reproduced:
     before = read_json(folder / CONFIG)
     _require_same_data(again, before, folder)
     summary = Call(mode, again).run()
-    result = Reproduced(folder, Path(summary.run), differing(folder, Path(summary.run)))
+    result = Reproduced(folder, Path(summary.run), differing_metrics(folder, Path(summary.run)))
     _say(result, before, read_json(result.again / CONFIG))
     return result
 
@@ -67,7 +67,7 @@ def _require_same_data(settings: Any, recorded: dict[str, Any], folder: Path) ->
         )
 
 
-def differing(folder: Path, again: Path) -> dict[str, str]:
+def differing_metrics(folder: Path, again: Path) -> dict[str, str]:
     """Metrics whose texts in metrics.csv differ, each with where and how; the two hold numbers to the last bit."""
     old, new = _rows(folder), _rows(again)
     differences = {} if len(old) == len(new) else {"epochs": f"{len(old)} were {len(new)} now"}

@@ -5,9 +5,7 @@ Legend: N stays of a batch, n of a split, K columns of labels, O outputs.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -73,9 +71,6 @@ class GatheredOutputs(Metric):
         output, target = self.compute()  # one number alone comes as a scalar
         shape = (-1, self.spec.width), (-1, len(self.spec.names))
         return TASKS[self.spec.task].metrics(self.spec, output.reshape(shape[0]), target.reshape(shape[1]))
-
-
-Floats = NDArray[np.float64]
 
 
 def mean_ranking(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:

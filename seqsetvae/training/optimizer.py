@@ -15,16 +15,11 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
-from seqsetvae.models.seqsetvae.running_statistics import RunningStatistics
-from seqsetvae.models.seqsetvae.sizes import RUNNING_LR, RUNNING_TIMES_LR
-from seqsetvae.models.variable_summaries import RECIPE
+from seqsetvae.models.beside import main_part
 from seqsetvae.ops.lora import add_lora, merge_lora
 from seqsetvae.settings.groups import FinetuningRates
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
-
-RUNNING = "running_statistics"  # the name of that part of a backbone
 
 
 def parameter_groups(
@@ -92,8 +87,8 @@ class LargeBatchGradient(pl.LightningModule):
 
 
 # ------------------------------------------------------------------ what is fine-tuned of a backbone
-# Summaries beside a backbone always train, at the rate of their own recipe. Running statistics train with the backbone,
-# at a rate of their own if their map is zero at the start, however well the backbone is pretrained.
+# Parts with a rate of their own (BackboneBase.own_rates) train at it, whatever the tuning. Those beside the backbone,
+# which alone is frozen and tuned, always train.
 
 
 def layers_of(backbone: Any) -> dict[str, nn.ModuleList]:
@@ -138,41 +133,30 @@ def set_training_mode(backbone: Any, mode: bool, tuning: TuningSettings) -> None
 
 def rates_of_parts(backbone: Any, tuning: TuningSettings, rates: FinetuningRates) -> dict[str, float]:
     """The learning rate of each part of a backbone that has one of its own, by name."""
-    beside = {SUMMARIES: RECIPE["lr"]} if isinstance(backbone, BesideSummaries) else {}
-    if (running := _running(backbone, tuning)) is not None:
-        beside[RUNNING] = RUNNING_TIMES_LR * rates.lr if running.is_pretrained else RUNNING_LR
+    own = {name: rate for name, (_, rate) in _own_rates(backbone, tuning, rates).items()}
     if tuning.tuning == "layer_decay":
         names = reversed(list(layers_of(backbone)))
         falling = accumulate(repeat(tuning.layer_lr_factor), mul, initial=rates.lr)
-        return beside | dict(zip(names, falling, strict=False))
-    return beside | {"backbone": tuning.lora_lr if tuning.tuning == "lora" else rates.lr}
+        return own | dict(zip(names, falling, strict=False))
+    return own | {"backbone": tuning.lora_lr if tuning.tuning == "lora" else rates.lr}
 
 
 def backbone_groups(
     backbone: Any, tuning: TuningSettings, rates: FinetuningRates, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Parameter groups of what trains in a backbone."""
+    own = {name: part for name, (part, _) in _own_rates(backbone, tuning, rates).items()}
     parts = layers_of(backbone) if tuning.tuning == "layer_decay" else {"backbone": main_part(backbone)}
-    running, apart = _running(backbone, tuning), []
-    if running is not None:
-        parts, apart = {RUNNING: running, **parts}, list(running.parameters())
-    if isinstance(backbone, BesideSummaries):
-        parts = {SUMMARIES: backbone.summaries, **parts}
-    of_parts = rates_of_parts(backbone, tuning, rates)
+    apart = [value for part in own.values() for value in part.parameters()]
+    rate_of = rates_of_parts(backbone, tuning, rates)
     return [
         group
-        for name, part in parts.items()
-        for group in parameter_groups(name, part, of_parts[name], weight_decay, () if name == RUNNING else apart)
+        for name, part in {**own, **parts}.items()
+        for group in parameter_groups(name, part, rate_of[name], weight_decay, () if name in own else apart)
     ]
 
 
-def note_pretrained(backbone: Any) -> None:
-    """Note whether running statistics have been trained; to be called before fine-tuning."""
-    running = getattr(main_part(backbone), "running", None)
-    if running is not None:
-        running.is_pretrained = bool(running.of_variable.weight.any())
-
-
-def _running(backbone: Any, tuning: TuningSettings) -> RunningStatistics | None:
-    """Running statistics with a learning rate of their own; LoRA adds to their map as to any other matrix."""
-    return None if tuning.tuning == "lora" else getattr(main_part(backbone), "running", None)
+def _own_rates(backbone: Any, tuning: TuningSettings, rates: FinetuningRates) -> dict[str, tuple[nn.Module, float]]:
+    """Without those of what LoRA tunes: it adds to their matrices as to any other."""
+    own, main = backbone.own_rates(rates.lr), main_part(backbone).own_rates(rates.lr)
+    return own if tuning.tuning != "lora" else {name: value for name, value in own.items() if name not in main}

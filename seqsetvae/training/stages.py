@@ -150,7 +150,7 @@ class Run:
             rates.append(WarmUp(schedule.warmup_steps))
         return rates
 
-    def _stopping(self) -> list[pl.Callback]:
+    def _stopping_and_averaging(self) -> list[pl.Callback]:
         """Early stopping, unless the run keeps its last epoch; averaged weights, if the settings ask for them."""
         watched, schedule = self.watched, self.schedule
         callbacks: list[pl.Callback] = []
@@ -177,7 +177,7 @@ class Run:
             clock,
             gpu,
             *rates,
-            *self._stopping(),
+            *self._stopping_and_averaging(),
             Reporter(record, clock, stage, before, self.metrics, self.parts, reads_data),
             RunProgress(
                 lambda: self.state,

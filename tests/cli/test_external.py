@@ -15,7 +15,7 @@ from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.open import compile_layout
 from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles, locate_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.evaluation.results import EVALUATION
+from seqsetvae.evaluation.results import evaluation_schema
 from seqsetvae.report.page import content_of
 from seqsetvae.report.run_files import read_run
 from seqsetvae.system.schema import read_checked
@@ -42,13 +42,13 @@ def _external(run: Path, output: Path, *cohorts: Path, **flags: Any) -> tuple[in
 
 
 def _entry(output: Path) -> dict[str, Any]:
-    (entry,) = read_checked(output / "evaluation.json", EVALUATION)["external"]
+    (entry,) = read_checked(output / "evaluation.json", evaluation_schema)["external"]
     return entry
 
 
 def test_all_stays_of_another_cohort_are_evaluated_alone(run, other, tmp_path):
     said = succeeded(_external(run, tmp_path / "out", other.path))
-    content, entry = read_checked(tmp_path / "out" / "evaluation.json", EVALUATION), _entry(tmp_path / "out")
+    content, entry = read_checked(tmp_path / "out" / "evaluation.json", evaluation_schema), _entry(tmp_path / "out")
     labels = np.concatenate([split.label for split in other.splits.values()])
     assert (entry["name"], entry["stays"], entry["positives"]) == ("there", 300, (labels == 1).sum())
     assert content["checkpoint"].endswith("best.ckpt")
@@ -62,7 +62,7 @@ def test_all_stays_of_another_cohort_are_evaluated_alone(run, other, tmp_path):
 
 def test_beside_a_split_both_are_in_one_file(run, other, tmp_path):
     succeeded(_external(run, tmp_path / "out", other.path, split="test", recalibrate_fraction=0))
-    content = read_checked(tmp_path / "out" / "evaluation.json", EVALUATION)
+    content = read_checked(tmp_path / "out" / "evaluation.json", evaluation_schema)
     assert (content["split"], content["stays"], content["external"][0]["stays"]) == ("test", 20, 300)
     assert content["external"][0]["recalibration"].keys() & {"kinds"} == set()
 
@@ -145,7 +145,7 @@ def test_three_cohorts_are_pooled(run, other, layout, tmp_path):
         made = write_synthetic(tmp_path / f"h{seed}", 200, seed=seed, embedding_width=SIZES.input_dim)
         cohorts.append(compile_with_side_files(made, tmp_path / f"c{seed}").path)
     said = succeeded(_external(run, tmp_path / "out", *cohorts, recalibrate_fraction=0))
-    content = read_checked(tmp_path / "out" / "evaluation.json", EVALUATION)
+    content = read_checked(tmp_path / "out" / "evaluation.json", evaluation_schema)
     assert [each["name"] for each in content["external"]] == ["there", "c21", "c22"]
     assert content["external_pooled"]["auroc"]["sites"] == 3
     assert "all cohorts" in said

@@ -20,7 +20,7 @@ from seqsetvae.checkpoint.finetuned import Loaded, load_finetuned
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import resolve
 from seqsetvae.cohort import Cohort, open_cohort
-from seqsetvae.evaluation.results import EVALUATION
+from seqsetvae.evaluation.results import evaluation_schema
 from seqsetvae.models import trees, variable_summaries
 from seqsetvae.runs import out_of_fold
 from seqsetvae.runs.finetune import for_stays
@@ -228,7 +228,7 @@ def test_contributions_add_up_to_the_logit_and_the_report_has_them(trained, comp
     assert (status, "explain: received 'true'" in errors) == (2, True)
     words = argv(mode="evaluate", accelerator="cpu", baselines="none", output=tmp_path / "two", **flags)
     succeeded(call([*words, "--explain"]))
-    found = read_checked(tmp_path / "two" / "evaluation.json", EVALUATION)["explanation"]
+    found = read_checked(tmp_path / "two" / "evaluation.json", evaluation_schema)["explanation"]
     assert found["gap"] < 0.01
     assert found["of"] == "log-odds of in_hospital_mortality"
     names = [each["name"] for each in found["courses"]]
@@ -238,7 +238,7 @@ def test_contributions_add_up_to_the_logit_and_the_report_has_them(trained, comp
     assert [each["score"][-1] for each in found["courses"]] == pytest.approx(highest, abs=1e-4)
     assert [each["label"] for each in found["courses"]] == [1, 1, 1, 0, 0, 0]
     status, _, errors = command("evaluate", explain=stay, output=tmp_path / "one", **flags)
-    (course,) = read_checked(tmp_path / "one" / "evaluation.json", EVALUATION)["explanation"]["courses"]
+    (course,) = read_checked(tmp_path / "one" / "evaluation.json", evaluation_schema)["explanation"]["courses"]
     assert course["score"][-1] == pytest.approx(float(risk["logit"]), abs=1e-4)
     assert course["reasons"][0]["contribution"] == pytest.approx(by_variable[first], abs=1e-4)
     assert str(stay) not in (tmp_path / "one" / "evaluation.json").read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.recalibration import BOTH, FEWEST, INTERCEPT, Fitted, recalibrate
-from seqsetvae.evaluation.results import EVALUATION
+from seqsetvae.evaluation.results import evaluation_schema
 from seqsetvae.system.schema import fault_of
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.curves import net_benefit
@@ -262,9 +262,9 @@ def test_an_entry_is_as_its_schema_says():
     of, _ = _with_sites({"a": 400, "b": 300, "c": 350})
     content, _ = evaluated(of)
     alone = json.loads(as_text({"checkpoint": "best.ckpt", "label_name": "label", "external": [content]}))
-    assert fault_of(alone, EVALUATION) is None
+    assert fault_of(alone, evaluation_schema) is None
     del alone["external"][0]["sites"]["rows"][0]["name"]
-    assert fault_of(alone, EVALUATION) == "'name' is missing in external[0]/sites/rows[0]"
+    assert fault_of(alone, evaluation_schema) == "'name' is missing in external[0]/sites/rows[0]"
 
 
 def test_other_tasks_have_metrics_and_a_reason_for_what_they_lack():
@@ -276,9 +276,8 @@ def test_other_tasks_have_metrics_and_a_reason_for_what_they_lack():
     assert fitted is None
     assert "R² of days" in content["figures"]
     assert "--task regression" in content["recalibration"]["reason"]
-    assert (
-        fault_of(json.loads(as_text({"checkpoint": "", "label_name": "", "external": [content]})), EVALUATION) is None
-    )
+    alone = json.loads(as_text({"checkpoint": "", "label_name": "", "external": [content]}))
+    assert fault_of(alone, evaluation_schema) is None
 
 
 @pytest.mark.parametrize(("intercept", "said"), [(0.8, "too low"), (-0.8, "too high"), (0.0, None)])

@@ -39,7 +39,7 @@ def test_models_read_back_predict_the_same(monkeypatch):
     table, label = _noise()
     table[::3, 5] = np.nan
     grown = BoostedTrees.fit(table, label, models=2)
-    assert np.array_equal(BoostedTrees(grown.as_plain()).outputs(table)[:, 0], grown.outputs(table)[:, 0])
+    assert np.array_equal(BoostedTrees(grown.models).outputs(table)[:, 0], grown.outputs(table)[:, 0])
     one, two = (BoostedTrees([model]).outputs(table)[:, 0] for model in grown.models)
     assert not np.array_equal(one, two)  # another seed
     np.testing.assert_allclose(grown.outputs(table)[:, 0], (one + two) / 2)

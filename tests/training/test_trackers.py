@@ -1,5 +1,6 @@
 """--loggers: Weights & Biases and MLflow get settings and metrics, no paths and no stays; a missing one is named."""
 
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,9 @@ def test_wandb_stays_offline_and_its_file_names_no_path_of_the_machine(pretraine
     succeeded(finetune(pretrained, compiled.path, tmp_path / "runs", loggers="wandb", **SHORT))
     folder = run_of(tmp_path / "runs")
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    until = time.monotonic() + 20  # a process of wandb writes the file, a moment after the run has ended
+    while b"val_auc" not in file.read_bytes() and time.monotonic() < until:
+        time.sleep(0.05)
     content = file.read_bytes()
     assert b"val_auc" in content
     assert b"cls_head_lr" in content

@@ -14,7 +14,7 @@ from seqsetvae.models.seqsetvae.sizes import RUNNING_LR, RUNNING_TIMES_LR, RUNNI
 from seqsetvae.objectives import forecasting
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
-from seqsetvae.training.optimizer import check_layers, layers_of, note_pretrained
+from seqsetvae.training.optimizer import check_layers, layers_of
 from seqsetvae.training.stages import Run
 from tests import tiny
 from tests.training.helpers import BACKBONE_LR, HEAD_LR, Scripted, fine_tuner, load, make_run, scripted_run
@@ -94,7 +94,7 @@ def test_running_statistics_train_at_a_rate_of_their_own_until_they_are_trained(
     """LoRA alone adds to their map as to any other matrix."""
     module = fine_tuner(compiled, tuning=TuningSettings(tuning=tuning), running_statistics=True)
     torch.nn.init.constant_(module.backbone.running.of_variable.weight, float(is_trained))
-    note_pretrained(module.backbone)
+    module.backbone.before_finetuning()
     torch.nn.init.ones_(module.backbone.running.of_variable.weight)  # as where a run is resumed
     rate = RUNNING_TIMES_LR * module.learning_rates.lr if is_trained else RUNNING_LR
     assert [group["part"] for group in module.configure_optimizers().param_groups] == ["head", "head"]  # frozen

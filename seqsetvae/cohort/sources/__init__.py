@@ -92,7 +92,7 @@ def compile_cohort(out: str | Path, events: Any, *, labels: Any = None, stays: A
         paths = {name: _path(named.pop(name, None), Path(folder) / name) for name in _TABLES}
         words = [str(paths.pop("events")), str(out)]
         for name, value in (*paths.items(), *named.items()):
-            words += _words(name, value)
+            words += _flag_words(name, value)
         parser = _Parser(prog="compile_cohort", allow_abbrev=False, add_help=False)
         table.add_flags(parser)
         add_common(parser)
@@ -125,7 +125,8 @@ def _without_views(content: pa.Table) -> pa.Table:
     return content.cast(pa.schema(zip(content.column_names, kinds, strict=True)))
 
 
-def _words(name: str, value: Any) -> list[str]:
+def _flag_words(name: str, value: Any) -> list[str]:
+    """A flag of the data command as words: None, False and no values leave it out, True is the flag alone."""
     if value is None or value is False or (isinstance(value, list | tuple) and not value):
         return []
     values = value if isinstance(value, list | tuple) else [] if value is True else [value]

@@ -23,9 +23,16 @@ from seqsetvae.models.seqsetvae.history_encoder import (
 )
 from seqsetvae.models.seqsetvae.running_statistics import RunningStatistics
 from seqsetvae.models.seqsetvae.set_encoder import MAB, SetEncoder
-from seqsetvae.models.seqsetvae.sizes import OFFERS, Sizes
+from seqsetvae.models.seqsetvae.sizes import (
+    OFFERS,
+    RUNNING_LR,
+    RUNNING_TIMES_LR,
+    RUNNING_TIMES_PRETRAIN_LR,
+    Sizes,
+)
 from seqsetvae.ops.pooling import POOLINGS, pool
 
+RUNNING = "running_statistics"  # the name of that part
 TIME_SCALE = 0.1  # of the initial time embedding of a new model with running statistics
 
 
@@ -109,6 +116,18 @@ class Backbone(BackboneBase):
         history["history_1"] += [part for part in (self.rel_time_bucket_embed, self.running) if part is not None]
         history[f"history_{last}"].append(self.post_transformer_norm)
         return {"projection": projection, "set_encoder": [encoder.encoder_layers, encoder.mu_logvar], **history}
+
+    def before_finetuning(self) -> None:
+        """Running statistics that were pretrained are known by a map that is not zero."""
+        if self.running is not None:
+            self.running.is_pretrained = bool(self.running.of_variable.weight.any())
+
+    def own_rates(self, lr: float, pretraining: bool = False) -> dict[str, tuple[nn.Module, float]]:
+        """Running statistics, whose map starts at zero, learn faster."""
+        if self.running is None:
+            return {}
+        times = RUNNING_TIMES_PRETRAIN_LR if pretraining else RUNNING_TIMES_LR
+        return {RUNNING: (self.running, times * lr if pretraining or self.running.is_pretrained else RUNNING_LR)}
 
     def compile_dense_parts(self) -> None:
         """torch.compile the parts whose shapes vary in the number of rows alone; in place, so state-dict keys stay.
